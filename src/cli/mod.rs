@@ -1,0 +1,55 @@
+//! The command line: one file per command.
+//!
+//! Exit codes: 0 done; 1 the thing asked for is not so (bad config, check failed); 2 wrong usage;
+//! 3 cannot run here (permission, kernel, interface).
+
+pub mod check;
+pub mod demo;
+pub mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The thing asked for is not so: a bad config, a failed check.
+pub const EXIT_NOT_SO: u8 = 1;
+/// This machine cannot do it: permission, kernel, interface.
+pub const EXIT_CANNOT_RUN: u8 = 3;
+
+#[derive(Parser)]
+#[command(name = "pointsman", version, about = "A layer-4 load balancer on AF_XDP", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Forward packets until SIGTERM or SIGINT
+    Run {
+        /// The configuration (TOML)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Validate a configuration; every error is printed as file:line:col: key: message
+    Check {
+        /// The configuration (TOML)
+        file: PathBuf,
+    },
+    /// Build a lab of network namespaces and send real HTTP traffic through a VIP
+    Demo(demo::DemoArguments),
+    /// One role of the lab, started by it inside a namespace
+    #[command(hide = true)]
+    Lab(crate::lab::LabArguments),
+}
+
+/// Parses the command line, runs the command and says how it went.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run { config } => run::run(&config),
+        Command::Check { file } => check::check(&file),
+        Command::Demo(arguments) => demo::demo(&arguments),
+        Command::Lab(arguments) => crate::lab::role(&arguments),
+    }
+}

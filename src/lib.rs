@@ -1,0 +1,30 @@
+//! pointsman: a layer-4 load balancer appliance in userspace.
+//!
+//! Everything in this crate hangs on two walks; each can be followed from file to file, forwards only.
+//!
+//! **A packet's walk** ([`dataplane`]):
+//! `port` (rx ring) → `parse` → `service` (which VIP?) → `flow` (seen before?) → `select` (which member?) →
+//! `rewrite` → `port` (tx ring). `process` names these stages in this order; `worker` is the loop around it.
+//!
+//! **A config's walk** ([`control`]):
+//! `file` (serde mirror of the TOML) → `model` (validated; errors name file, line, column and key) → `compile`
+//! (model + neighbours → immutable `Tables`; pure) → `publish` (to each worker, between two bursts; retired
+//! tables come back to control to be freed) → worker.
+//!
+//! Imports point one way: `dataplane` knows nothing of `control`; `control` knows `dataplane`'s tables; `cli` and
+//! `main` know both.
+//!
+//! ```text
+//! src/
+//!   main.rs         start-up and exit codes; decides nothing
+//!   cli/            one file per command
+//!   dataplane/      the packet's walk: workers, rings, tables; no control, no serde
+//!   control/        the config's walk: one thread that decides what the workers' tables say
+//!   lab/            network namespaces, real clients and members: for the demo and the tests
+//! bpf/              the steering program (C), compiled by build.rs
+//! ```
+
+pub mod cli;
+pub mod control;
+pub mod dataplane;
+pub mod lab;
