@@ -1,1 +1,29 @@
 //! The packet's walk.
+//!
+//! ```text
+//!  port (rx ring)
+//!    → parse     bytes → offsets and flow key, or why not
+//!    → service   destination → VIP
+//!    → flow      seen before?
+//!    → select    flow → member
+//!    → rewrite   MACs
+//!    → port (tx ring)
+//! ```
+//!
+//! [`process`] names these stages in this order on one screen; [`worker`] is the loop around it. ARP and ICMP leave
+//! the walk after `parse` for rooms of their own. Nothing here knows of [`crate::control`], and nothing but [`port`]
+//! and [`memory`] is `unsafe`.
+
+pub mod arp;
+pub mod counters;
+pub mod flow;
+mod icmp;
+pub mod parse;
+pub mod port;
+pub mod process;
+mod rewrite;
+pub mod select;
+pub mod service;
+pub mod tables;
+pub mod verdict;
+pub mod worker;

@@ -1,0 +1,42 @@
+//! Compiles the steering program (bpf/*.bpf.c) with clang, to be embedded in the binary.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+
+const PROGRAMS: [&str; 1] = ["steering"];
+
+fn main() {
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    for program in PROGRAMS {
+        let source = PathBuf::from(format!("bpf/{program}.bpf.c"));
+        println!("cargo::rerun-if-changed={}", source.display());
+        compile(&source, &out.join(format!("{program}.bpf.o")));
+    }
+    println!("cargo::rerun-if-env-changed=CLANG");
+}
+
+fn compile(source: &Path, object: &Path) {
+    let clang = std::env::var("CLANG").unwrap_or_else(|_| "clang".into());
+    let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    let status = Command::new(&clang)
+        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror"])
+        // Debian keeps asm/types.h in the architecture's own folder, which -target bpf does not search.
+        .arg(format!("-I/usr/include/{arch}-linux-gnu"))
+        .arg("-c")
+        .arg(source)
+        .arg("-o")
+        .arg(object)
+        .status();
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) => fail(&format!("{clang} could not compile {}: {status}", source.display())),
+        Err(error) => fail(&format!(
+            "{clang} cannot be run ({error}); it compiles the XDP program. On Debian: apt-get install clang libc6-dev"
+        )),
+    }
+}
+
+fn fail(message: &str) -> ! {
+    println!("cargo::error={message}");
+    exit(1)
+}

@@ -1,0 +1,125 @@
+//! What a worker counts: plain integers, one writer each, named by cause. Summing is the reader's job.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::tables::{MemberId, VipId};
+use super::verdict::DropReason;
+
+/// A counter that one thread writes and any thread reads. Wraps after 2^64.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning worker calls this: a plain load and store, no locked instruction.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.set(self.get().wrapping_add(n));
+    }
+
+    /// Replaces the value; only the owner calls this.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Packets and their bytes (Ethernet header included, frame check sequence not).
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Number of packets.
+    pub packets: Counter,
+    /// Number of bytes.
+    pub bytes: Counter,
+}
+
+impl Traffic {
+    /// Counts one packet.
+    #[inline]
+    pub fn add_packet(&self, length: usize) {
+        self.packets.add(1);
+        self.bytes.add(length as u64);
+    }
+}
+
+/// One worker's counters. Control allocates them at start and they live as long as the process, across restarts of
+/// the worker.
+#[derive(Debug)]
+#[repr(align(128))] // Two cache lines, as the prefetcher of x86-64 pairs them: neighbours never share a line.
+pub struct Counters {
+    /// Frames taken from rx rings.
+    pub received: Traffic,
+    /// Frames given to tx rings.
+    pub transmitted: Traffic,
+    /// ARP requests for VIPs answered.
+    pub arp_replies: Counter,
+    /// ICMP echo requests to VIPs answered.
+    pub echo_replies: Counter,
+    /// Frames sent on behalf of the control thread (announcements).
+    pub injected: Counter,
+    /// Times the worker went to sleep for want of packets.
+    pub sleeps: Counter,
+    /// Frames that the kernel could not deliver for want of free buffers (`rx_fill_ring_empty_descs`).
+    pub fill_ring_empty: Counter,
+    /// Frames that the kernel could not deliver because the rx ring was full (`rx_ring_full`).
+    pub rx_ring_full: Counter,
+    /// Frames that the kernel dropped on the way to the rx ring for other reasons (`rx_dropped`).
+    pub rx_dropped: Counter,
+    /// Descriptors that the kernel refused (`rx_invalid_descs` + `tx_invalid_descs`): a bug if not 0.
+    pub invalid_descriptors: Counter,
+    drops: [Counter; DropReason::COUNT],
+    vips: Box<[Traffic]>,
+    members: Box<[Traffic]>,
+    /// Where a VIP or member without a place of its own is counted.
+    unknown: Traffic,
+}
+
+impl Counters {
+    /// Counters for ids below these bounds.
+    pub fn new(vips: usize, members: usize) -> Self {
+        Self {
+            received: Traffic::default(),
+            transmitted: Traffic::default(),
+            arp_replies: Counter::default(),
+            echo_replies: Counter::default(),
+            injected: Counter::default(),
+            sleeps: Counter::default(),
+            fill_ring_empty: Counter::default(),
+            rx_ring_full: Counter::default(),
+            rx_dropped: Counter::default(),
+            invalid_descriptors: Counter::default(),
+            drops: std::array::from_fn(|_| Counter::default()),
+            vips: std::iter::repeat_with(Traffic::default).take(vips).collect(),
+            members: std::iter::repeat_with(Traffic::default).take(members).collect(),
+            unknown: Traffic::default(),
+        }
+    }
+
+    /// Packets dropped for this reason.
+    #[inline]
+    pub fn dropped_for(&self, reason: DropReason) -> &Counter {
+        &self.drops[reason as usize]
+    }
+
+    /// Packets to this VIP.
+    #[inline]
+    pub fn vip(&self, id: VipId) -> &Traffic {
+        self.vips.get(usize::from(id.0)).unwrap_or(&self.unknown)
+    }
+
+    /// Packets sent to this member.
+    #[inline]
+    pub fn member(&self, id: MemberId) -> &Traffic {
+        self.members.get(id.0 as usize).unwrap_or(&self.unknown)
+    }
+
+    /// All drops together.
+    pub fn dropped(&self) -> u64 {
+        self.drops.iter().map(Counter::get).sum()
+    }
+}

@@ -1,0 +1,70 @@
+//! Where frames come from and go to. Knows frames, not headers.
+//!
+//! [`Port`] is one queue of one interface: four rings around a memory of equal-sized frames. [`xdp`] is the real one,
+//! on AF_XDP; [`memory`] is its twin in plain memory, for tests, benches and replay without root.
+//!
+//! **Ownership.** A frame is owned by exactly one thing: the worker's list of free frames, one of a port's rings, or a
+//! list that the worker holds for a moment. The token ([`Port::Frame`]) cannot be copied, and what cannot be taken is
+//! left with the caller. [`Port::held`] lets a test account for every one.
+
+pub mod memory;
+pub mod nic;
+pub mod steering;
+pub mod xdp;
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// One queue of one interface.
+pub trait Port {
+    /// The sole right to one frame's bytes.
+    type Frame;
+
+    /// Moves up to `limit` received frames to the end of `frames`; says how many.
+    fn receive(&mut self, frames: &mut Vec<Self::Frame>, limit: usize) -> usize;
+
+    /// Takes frames from the front of `frames` for sending; what the tx ring has no room for stays.
+    fn transmit(&mut self, frames: &mut Vec<Self::Frame>);
+
+    /// Has the kernel send what the tx ring holds. `false`: some of it must wait, ask again.
+    fn flush(&mut self) -> bool;
+
+    /// Moves frames that have been sent to `free`.
+    fn reclaim(&mut self, free: &mut Vec<Self::Frame>);
+
+    /// Gives frames from `free` to the kernel to receive into, as many as it takes.
+    fn refill(&mut self, free: &mut Vec<Self::Frame>);
+
+    /// A frame's bytes: the packet, from the first byte of its Ethernet header.
+    fn bytes<'a>(&'a self, frame: &'a Self::Frame) -> &'a [u8];
+
+    /// A frame's bytes, to be changed.
+    fn bytes_mut<'a>(&'a self, frame: &'a mut Self::Frame) -> &'a mut [u8];
+
+    /// Makes a free frame hold these bytes. `false`, and the frame is unchanged: they are more than it has room for.
+    fn write(&self, frame: &mut Self::Frame, bytes: &[u8]) -> bool;
+
+    /// How many frames this port's rings own now.
+    fn held(&self) -> usize;
+
+    /// What the kernel counted for this port since it was opened.
+    fn statistics(&self) -> RingStatistics;
+
+    /// Sleeps until one of `ports` may have work, `wake` is written to, or `timeout` is over.
+    fn wait(ports: &mut [Self], wake: BorrowedFd<'_>, timeout: Duration)
+    where
+        Self: Sized;
+}
+
+/// What the kernel counts per AF_XDP socket (`struct xdp_statistics`, linux/if_xdp.h since 5.9).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RingStatistics {
+    /// Dropped for reasons other than the two below.
+    pub rx_dropped: u64,
+    /// Dropped because the rx ring was full.
+    pub rx_ring_full: u64,
+    /// Not delivered because the fill ring was empty.
+    pub fill_ring_empty: u64,
+    /// Descriptors of ours that the kernel refused, in either direction.
+    pub invalid_descriptors: u64,
+}

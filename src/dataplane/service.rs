@@ -1,0 +1,138 @@
+//! Destination → VIP: an exact port beats "any".
+
+use super::parse::FlowKey;
+use super::tables::VipId;
+
+/// A destination that a VIP serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// The VIP's address.
+    pub address: u32,
+    /// TCP or UDP, as in the IPv4 header.
+    pub protocol: u8,
+    /// The VIP's port; 0: any port.
+    pub port: u16,
+}
+
+/// An open-addressed hash table from [`Destination`] to [`VipId`], built once and then only read.
+///
+/// An attacker chooses destinations only among those that exist, so the hash needs no secret.
+#[derive(Debug)]
+pub struct ServiceTable {
+    /// A power of two of them, at most half full; a free entry has `key == 0`, which no destination packs to.
+    entries: Box<[Entry]>,
+    /// `64 - log2(entries.len())`: the hash's top bits choose the entry.
+    shift: u32,
+    /// Whether any VIP is on any port: without one the second look is not needed.
+    any_port: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Entry {
+    key: u64,
+    vip: u16,
+}
+
+impl ServiceTable {
+    /// Builds the table. Of equal destinations the last one counts.
+    pub fn new(services: &[(Destination, VipId)]) -> Self {
+        let size = (services.len() * 2).next_power_of_two().max(2);
+        let mut table = Self {
+            entries: vec![Entry::default(); size].into(),
+            shift: 64 - size.trailing_zeros(),
+            any_port: services.iter().any(|(destination, _)| destination.port == 0),
+        };
+        for (destination, vip) in services {
+            let key = pack(destination.address, destination.protocol, destination.port);
+            let mut index = table.home(key);
+            while table.entries[index].key != 0 && table.entries[index].key != key {
+                index = (index + 1) & (size - 1);
+            }
+            table.entries[index] = Entry { key, vip: vip.0 };
+        }
+        table
+    }
+
+    /// The VIP that serves this flow's destination.
+    #[inline]
+    pub fn lookup(&self, flow: &FlowKey) -> Option<VipId> {
+        let exact = self.find(pack(flow.destination, flow.protocol, flow.destination_port));
+        if exact.is_none() && self.any_port {
+            return self.find(pack(flow.destination, flow.protocol, 0));
+        }
+        exact
+    }
+
+    #[inline]
+    fn find(&self, key: u64) -> Option<VipId> {
+        let mask = self.entries.len() - 1;
+        let mut index = self.home(key);
+        // Ends: at least half of the entries are free.
+        loop {
+            let entry = self.entries[index & mask];
+            if entry.key == key {
+                return Some(VipId(entry.vip));
+            }
+            if entry.key == 0 {
+                return None;
+            }
+            index += 1;
+        }
+    }
+
+    #[inline]
+    fn home(&self, key: u64) -> usize {
+        // Fibonacci hashing: 2^64 / golden ratio, odd (Knuth, TAOCP 3, §6.4).
+        (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
+    }
+}
+
+/// Never 0: the protocol is TCP or UDP.
+#[inline]
+fn pack(address: u32, protocol: u8, port: u16) -> u64 {
+    u64::from(address) << 32 | u64::from(port) << 16 | u64::from(protocol)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(destination: u32, protocol: u8, destination_port: u16) -> FlowKey {
+        FlowKey { source: 1, destination, source_port: 40_000, destination_port, protocol }
+    }
+
+    #[test]
+    fn an_exact_port_beats_any_and_protocols_are_apart() {
+        let at = |address, protocol, port| Destination { address, protocol, port };
+        let table = ServiceTable::new(&[(at(10, 6, 0), VipId(1)), (at(10, 6, 80), VipId(2)), (at(10, 17, 53), VipId(3))]);
+        assert_eq!(table.lookup(&flow(10, 6, 80)), Some(VipId(2)));
+        assert_eq!(table.lookup(&flow(10, 6, 81)), Some(VipId(1)));
+        assert_eq!(table.lookup(&flow(10, 17, 53)), Some(VipId(3)));
+        assert_eq!(table.lookup(&flow(10, 17, 54)), None);
+        assert_eq!(table.lookup(&flow(11, 6, 80)), None);
+    }
+
+    #[test]
+    fn port_zero_on_the_wire_is_no_service_unless_any_port_is() {
+        let exact = ServiceTable::new(&[(Destination { address: 10, protocol: 6, port: 80 }, VipId(0))]);
+        assert_eq!(exact.lookup(&flow(10, 6, 0)), None);
+    }
+
+    #[test]
+    fn every_one_of_many_services_is_found_and_its_neighbours_are_not() {
+        let services: Vec<_> = (0..60_000u32)
+            .map(|i| (Destination { address: 0x0a00_0000 + i / 100, protocol: 6, port: (i % 100 + 1) as u16 }, VipId(i as u16)))
+            .collect();
+        let table = ServiceTable::new(&services);
+        for (destination, vip) in &services {
+            assert_eq!(table.lookup(&flow(destination.address, 6, destination.port)), Some(*vip));
+            assert_eq!(table.lookup(&flow(destination.address, 17, destination.port)), None);
+            assert_eq!(table.lookup(&flow(destination.address, 6, destination.port + 1000)), None);
+        }
+    }
+
+    #[test]
+    fn an_empty_table_finds_nothing() {
+        assert_eq!(ServiceTable::new(&[]).lookup(&flow(0, 6, 0)), None);
+    }
+}

@@ -1,0 +1,93 @@
+//! The immutable snapshot that workers read.
+//!
+//! Control compiles a new one at every change and publishes it whole; nobody ever writes to one that a worker can
+//! see. All integers are in host byte order unless a field says otherwise.
+
+use super::select::Seed;
+use super::service::ServiceTable;
+
+/// Names a member. The same number means the same member in every published snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemberId(pub u32);
+
+/// Names a VIP. The same number means the same VIP in every published snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VipId(pub u16);
+
+/// Names a listed interface: its place in the configuration's list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InterfaceId(pub u8);
+
+/// Everything that decides about packets, as of one moment.
+#[derive(Debug)]
+pub struct Tables {
+    /// Grows by one with every publication.
+    pub generation: u64,
+    /// Destination (address, protocol, port) → VIP.
+    pub services: ServiceTable,
+    /// Indexed by [`VipId`].
+    pub vips: Box<[Vip]>,
+    /// Indexed by [`MemberId`].
+    pub members: Box<[Member]>,
+    /// Indexed by [`InterfaceId`].
+    pub interfaces: Box<[Interface]>,
+    /// The VIPs' addresses, sorted by address, each once.
+    pub addresses: Box<[VipAddress]>,
+    /// Seeds the selection hash; the same on every node that shares a config.
+    pub seed: Seed,
+}
+
+/// One virtual service.
+#[derive(Debug)]
+pub struct Vip {
+    /// The Maglev table: the member of each slot. Empty if no member is usable. VIPs with the same pool share one.
+    pub slots: std::sync::Arc<[MemberId]>,
+}
+
+/// What is needed to send a packet to one member by direct routing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// The first twelve bytes of every frame to it: destination MAC, source MAC. `None` while it cannot be reached.
+    pub macs: Option<[u8; 12]>,
+    /// The interface that its next hop is on.
+    pub egress: InterfaceId,
+    /// The largest IPv4 packet (header included, bytes) that the way to it takes.
+    pub mtu: u32,
+}
+
+/// One listed interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interface {
+    /// Its MAC address.
+    pub mac: [u8; 6],
+}
+
+/// One address that has VIPs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VipAddress {
+    /// The IPv4 address.
+    pub address: u32,
+    /// Whether this node answers ARP for it.
+    pub announced: bool,
+}
+
+impl Tables {
+    /// Tables that serve nothing: what a worker starts with.
+    pub fn empty() -> Self {
+        Self {
+            generation: 0,
+            services: ServiceTable::new(&[]),
+            vips: Box::default(),
+            members: Box::default(),
+            interfaces: Box::default(),
+            addresses: Box::default(),
+            seed: Seed::from_text(""),
+        }
+    }
+
+    /// The entry of an address that has VIPs.
+    pub fn vip_address(&self, address: u32) -> Option<&VipAddress> {
+        let index = self.addresses.binary_search_by_key(&address, |entry| entry.address).ok()?;
+        self.addresses.get(index)
+    }
+}

@@ -1,0 +1,133 @@
+//! Where a packet's walk ends: a closed set of named verdicts.
+//!
+//! The name of a [`DropReason`] is at the same time the label of its counter, the word in logs and status, and the
+//! row in `docs/drops.md`.
+
+use super::tables::MemberId;
+
+/// What becomes of one packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send it on to this member, out of the interface that its next hop is on.
+    Transmit(MemberId),
+    /// Turn it around: the frame becomes our answer and leaves where it came in.
+    Answer(Answer),
+    /// Forget it; the reason is counted.
+    Drop(DropReason),
+}
+
+/// An answer that this node gives by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// An ARP reply: "this VIP is at our MAC" (RFC 826).
+    ArpReply,
+    /// An ICMP echo reply from a VIP (RFC 792).
+    EchoReply,
+}
+
+macro_rules! drop_reasons {
+    ($( $(#[doc = $doc:literal])+ $variant:ident = $name:literal, )+) => {
+        /// Why a packet was dropped. Closed: there is no "other".
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $( $(#[doc = $doc])+ $variant, )+ }
+
+        impl DropReason {
+            /// Every reason, in the order of the packet's walk.
+            pub const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
+            /// How many reasons there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The stable name: counter label, log word, JSON value.
+            pub const fn name(self) -> &'static str {
+                match self { $( Self::$variant => $name, )+ }
+            }
+
+            /// One sentence for a human.
+            pub const fn explanation(self) -> &'static str {
+                match self { $( Self::$variant => concat!($($doc,)+).trim_ascii(), )+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The frame is shorter than an Ethernet header (14 bytes).
+    EthernetTruncated = "ethernet_truncated",
+    /// The frame's destination MAC is not this interface's: a switch flooded it.
+    OtherHost = "other_host",
+    /// The frame carries a VLAN tag (802.1Q, 802.1ad); tagged traffic is not served.
+    VlanTagged = "vlan_tagged",
+    /// The EtherType is neither IPv4 nor ARP.
+    EtherTypeUnknown = "ether_type_unknown",
+    /// The frame ends before the IPv4 header does.
+    Ipv4Truncated = "ipv4_truncated",
+    /// The EtherType says IPv4 and the version field says otherwise.
+    Ipv4Version = "ipv4_version",
+    /// The IPv4 header length field is below 20 bytes.
+    Ipv4HeaderLength = "ipv4_header_length",
+    /// The IPv4 total length is below the header's own length or beyond the end of the frame.
+    Ipv4TotalLength = "ipv4_total_length",
+    /// A fragment of an IPv4 packet; fragments are not served yet.
+    Ipv4Fragment = "ipv4_fragment",
+    /// The IPv4 protocol is none of TCP, UDP and ICMP.
+    ProtocolUnknown = "protocol_unknown",
+    /// The packet ends before the TCP header does.
+    TcpTruncated = "tcp_truncated",
+    /// The TCP data offset is below 20 bytes.
+    TcpDataOffset = "tcp_data_offset",
+    /// The packet ends before the UDP header does.
+    UdpTruncated = "udp_truncated",
+    /// The UDP length is below 8 bytes or beyond the end of the packet.
+    UdpLength = "udp_length",
+    /// The packet ends before the ICMP header does.
+    IcmpTruncated = "icmp_truncated",
+    /// The ARP packet is too short or not about IPv4 over Ethernet.
+    ArpMalformed = "arp_malformed",
+    /// An ARP packet that is not about a VIP this node announces.
+    ArpNotOurs = "arp_not_ours",
+    /// Another host claims a VIP's address (the control thread raises the alarm).
+    ArpConflict = "arp_conflict",
+    /// An ICMP message to a VIP that is neither an echo request nor an error.
+    IcmpUnhandled = "icmp_unhandled",
+    /// An ICMP error whose embedded packet did not come from one of our VIPs.
+    IcmpUnrelated = "icmp_unrelated",
+    /// The destination address is not a VIP's.
+    NoVip = "no_vip",
+    /// The destination address is a VIP's, but nobody serves this protocol and port on it.
+    NoService = "no_service",
+    /// The VIP's pool has no member that could take the packet.
+    NoMember = "no_member",
+    /// The packet is larger than the MTU on the way to its member.
+    Oversize = "oversize",
+    /// The interface that leads to the member is not attached to this worker.
+    NoEgress = "no_egress",
+    /// The tx ring was full: more was to be sent than the interface takes.
+    TxRingFull = "tx_ring_full",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_metric_labels_and_every_reason_explains_itself() {
+        let names: HashSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), DropReason::COUNT);
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index, "{reason:?} indexes its own counter");
+            assert!(reason.name().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit()));
+            assert!(reason.explanation().ends_with('.'));
+        }
+    }
+
+    #[test]
+    fn every_reason_has_its_row_in_the_docs() {
+        let docs = include_str!("../../docs/drops.md");
+        for reason in DropReason::ALL {
+            let row = format!("| `{}` | {} |", reason.name(), reason.explanation());
+            assert!(docs.contains(&row), "docs/drops.md lacks the row: {row}");
+        }
+    }
+}

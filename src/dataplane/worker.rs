@@ -1,0 +1,323 @@
+//! The loop around the packet's walk: reclaim → refill → receive → process → transmit, then sleep if there was
+//! nothing to do. Tables are swapped between two bursts, never within one. No parsing here.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::queue::ArrayQueue;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::counters::Counters;
+use super::flow::{FlowTable, Now};
+use super::port::Port;
+use super::process::{Conflict, Packet, State, apply, carry_out, decide};
+use super::tables::{InterfaceId, Tables};
+use super::verdict::DropReason;
+
+/// Packets that are processed between two looks at anything else. The kernel's own NAPI budget; twice as many add
+/// latency and no speed, half as many spread the fixed costs of a burst over too few packets.
+pub const BURST: usize = 64;
+
+/// Orders that control can give before a worker has taken the first.
+const ORDERS: usize = 64;
+
+/// Claims to VIPs' addresses that wait for control; more are dropped, since the alarm has been raised by then.
+const CONFLICTS: usize = 64;
+
+/// Empty rounds before a worker sleeps: a few hundred nanoseconds in which the next packet of a busy link arrives.
+const ROUNDS_BEFORE_SLEEP: u32 = 8;
+
+/// The longest sleep: how late the ring statistics may be on an idle machine.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// The sleep while frames wait in a tx ring that the device did not take at once.
+const UNSENT_SLEEP: Duration = Duration::from_millis(1);
+
+/// Nanoseconds between two readings of the kernel's ring statistics (a system call).
+const STATISTICS_INTERVAL: u64 = 1_000_000_000;
+
+/// What control tells a worker.
+#[derive(Debug)]
+pub enum Order {
+    /// Work by these tables from the next burst on.
+    Publish(Arc<Tables>),
+    /// Send this frame out of that interface.
+    Send(InterfaceId, Box<[u8]>),
+    /// End.
+    Stop,
+}
+
+/// The two ends' common ground: orders one way, conflicts and retired tables the other. Lock-free and bounded.
+#[derive(Debug)]
+pub struct Mailbox {
+    orders: ArrayQueue<Order>,
+    /// One more than orders can wait: a worker that takes all of them finds room for what they replace.
+    retired: ArrayQueue<Arc<Tables>>,
+    conflicts: ArrayQueue<Conflict>,
+    wake: EventFd,
+}
+
+impl Mailbox {
+    /// An empty mailbox; an error if the process may open no more files.
+    pub fn new() -> std::io::Result<Self> {
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        Ok(Self {
+            orders: ArrayQueue::new(ORDERS),
+            retired: ArrayQueue::new(ORDERS + 1),
+            conflicts: ArrayQueue::new(CONFLICTS),
+            wake: EventFd::from_value_and_flags(0, flags)?,
+        })
+    }
+
+    /// Control's side: leaves an order and wakes the worker. The order comes back if the worker has not taken the
+    /// last [`ORDERS`] of them.
+    pub fn order(&self, order: Order) -> Result<(), Order> {
+        self.collect_retired();
+        let result = self.orders.push(order);
+        // EAGAIN: the counter is at its maximum, so the worker is awake or will be.
+        let _ = self.wake.write(1);
+        result
+    }
+
+    /// Control's side: frees tables that the worker has left. Freeing is control's work: it takes time.
+    pub fn collect_retired(&self) {
+        while self.retired.pop().is_some() {}
+    }
+
+    /// Control's side: the oldest claim that has not been looked at.
+    pub fn conflict(&self) -> Option<Conflict> {
+        self.conflicts.pop()
+    }
+
+    fn wake(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    fn clear_wake(&self) {
+        // EAGAIN: nobody woke us.
+        let _ = self.wake.read();
+    }
+}
+
+/// How a worker spends the time in which there is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    /// Sleep until the kernel has a packet.
+    Sleep,
+    /// Look again at once: a core for the last microsecond of latency.
+    Spin,
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Parts<P: Port> {
+    /// One port per listed interface, in the order of [`InterfaceId`].
+    pub ports: Vec<P>,
+    /// All their frames.
+    pub frames: Vec<P::Frame>,
+    /// Its end of the talk with control.
+    pub mailbox: Arc<Mailbox>,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+    /// What is known of flows; all workers share it.
+    pub flows: Arc<FlowTable>,
+    /// What it does when there is nothing to do.
+    pub idle: Idle,
+}
+
+/// One pinned thread's state.
+#[derive(Debug)]
+pub struct Worker<P: Port> {
+    ports: Vec<P>,
+    /// Frames that belong to no ring.
+    free: Vec<P::Frame>,
+    /// Frames to send, by interface; empty between two rounds.
+    outgoing: Vec<Vec<P::Frame>>,
+    /// The frames of one burst; empty between two.
+    burst: Vec<P::Frame>,
+    tables: Arc<Tables>,
+    mailbox: Arc<Mailbox>,
+    counters: Arc<Counters>,
+    flows: Arc<FlowTable>,
+    idle: Idle,
+    started: Instant,
+    statistics_due: u64,
+    all_sent: bool,
+    stopped: bool,
+}
+
+impl<P: Port> Worker<P> {
+    /// A worker that serves nothing until tables are published to it.
+    pub fn new(parts: Parts<P>) -> Self {
+        let Parts { ports, frames: free, mailbox, counters, flows, idle } = parts;
+        let total = free.len();
+        Self {
+            outgoing: ports.iter().map(|_| Vec::with_capacity(total)).collect(),
+            burst: Vec::with_capacity(BURST),
+            tables: Arc::new(Tables::empty()),
+            started: Instant::now(),
+            statistics_due: 0,
+            all_sent: true,
+            stopped: false,
+            ports,
+            free,
+            mailbox,
+            counters,
+            flows,
+            idle,
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub fn run(&mut self) {
+        let mut empty_rounds = 0;
+        while !self.stopped {
+            if self.round() > 0 {
+                empty_rounds = 0;
+            } else if self.idle == Idle::Sleep {
+                empty_rounds += 1;
+                if empty_rounds >= ROUNDS_BEFORE_SLEEP {
+                    empty_rounds = 0;
+                    self.sleep();
+                }
+            }
+        }
+    }
+
+    /// One round: a burst from every port. Says how many packets there were.
+    pub fn round(&mut self) -> usize {
+        self.obey();
+        // One clock read per round.
+        let now = Now(self.started.elapsed().as_nanos() as u64);
+        let mut received = 0;
+        for index in 0..self.ports.len() {
+            self.ports[index].reclaim(&mut self.free);
+            self.ports[index].refill(&mut self.free);
+            received += self.burst(index, now);
+        }
+        self.transmit();
+        if now.0 >= self.statistics_due {
+            self.statistics_due = now.0 + STATISTICS_INTERVAL;
+            self.read_statistics();
+        }
+        received
+    }
+
+    /// Frames that the worker and its ports own together: all there are, at any moment between two rounds.
+    pub fn frames(&self) -> usize {
+        let held: usize = self.ports.iter().map(Port::held).sum();
+        self.free.len() + held
+    }
+
+    /// Its ports.
+    pub fn ports(&mut self) -> &mut [P] {
+        &mut self.ports
+    }
+
+    /// Does what control ordered since the last round.
+    fn obey(&mut self) {
+        while let Some(order) = self.mailbox.orders.pop() {
+            match order {
+                Order::Publish(tables) => {
+                    let retired = std::mem::replace(&mut self.tables, tables);
+                    // There is room: control frees before it orders. If ever not, freeing here is merely slow.
+                    drop(self.mailbox.retired.push(retired));
+                }
+                Order::Send(interface, bytes) => self.inject(interface, &bytes),
+                Order::Stop => self.stopped = true,
+            }
+        }
+    }
+
+    /// Sends a frame of control's making.
+    fn inject(&mut self, interface: InterfaceId, bytes: &[u8]) {
+        let index = usize::from(interface.0);
+        let Some(port) = self.ports.get(index) else { return };
+        let Some(mut frame) = self.free.pop() else {
+            self.counters.dropped_for(DropReason::TxRingFull).add(1);
+            return;
+        };
+        if port.write(&mut frame, bytes) {
+            self.counters.injected.add(1);
+            self.outgoing[index].push(frame);
+        } else {
+            self.free.push(frame);
+        }
+    }
+
+    /// Takes one burst from one port and processes it.
+    fn burst(&mut self, index: usize, now: Now) -> usize {
+        let port = &mut self.ports[index];
+        let count = port.receive(&mut self.burst, BURST);
+        let ingress = InterfaceId(index as u8);
+        let state = State { tables: &self.tables, flows: &self.flows };
+        for mut frame in self.burst.drain(..) {
+            let bytes = port.bytes_mut(&mut frame);
+            self.counters.received.add_packet(bytes.len());
+            let decision = decide(&state, &Packet { frame: bytes, ingress }, now);
+            apply(&decision, bytes.len(), &self.counters);
+            if let Some(conflict) = decision.effects.conflict {
+                // Full: the alarm has long been raised.
+                let _ = self.mailbox.conflicts.push(conflict);
+            }
+            let egress = carry_out(decision.verdict, bytes, &self.tables, ingress);
+            match egress.and_then(|egress| self.outgoing.get_mut(usize::from(egress.0))) {
+                Some(outgoing) => outgoing.push(frame),
+                None => {
+                    if egress.is_some() {
+                        self.counters.dropped_for(DropReason::NoEgress).add(1);
+                    }
+                    self.free.push(frame);
+                }
+            }
+        }
+        count
+    }
+
+    /// Hands what is to be sent to the ports; what a full tx ring does not take is dropped and counted.
+    fn transmit(&mut self) {
+        self.all_sent = true;
+        for (port, outgoing) in self.ports.iter_mut().zip(&mut self.outgoing) {
+            if !outgoing.is_empty() {
+                let bytes: usize = outgoing.iter().map(|frame| port.bytes(frame).len()).sum();
+                let wanted = outgoing.len();
+                port.transmit(outgoing);
+                if !outgoing.is_empty() {
+                    // The device may have finished some since the round began.
+                    port.flush();
+                    port.reclaim(&mut self.free);
+                    port.transmit(outgoing);
+                }
+                let lost: usize = outgoing.iter().map(|frame| port.bytes(frame).len()).sum();
+                self.counters.transmitted.packets.add((wanted - outgoing.len()) as u64);
+                self.counters.transmitted.bytes.add((bytes - lost) as u64);
+                self.counters.dropped_for(DropReason::TxRingFull).add(outgoing.len() as u64);
+                self.free.append(outgoing);
+            }
+            self.all_sent &= port.flush();
+        }
+    }
+
+    fn sleep(&mut self) {
+        self.counters.sleeps.add(1);
+        let timeout = if self.all_sent { LONGEST_SLEEP } else { UNSENT_SLEEP };
+        P::wait(&mut self.ports, self.mailbox.wake(), timeout);
+        self.mailbox.clear_wake();
+    }
+
+    fn read_statistics(&self) {
+        let mut sum = super::port::RingStatistics::default();
+        for port in &self.ports {
+            let one = port.statistics();
+            sum.fill_ring_empty += one.fill_ring_empty;
+            sum.rx_ring_full += one.rx_ring_full;
+            sum.rx_dropped += one.rx_dropped;
+            sum.invalid_descriptors += one.invalid_descriptors;
+        }
+        self.counters.fill_ring_empty.set(sum.fill_ring_empty);
+        self.counters.rx_ring_full.set(sum.rx_ring_full);
+        self.counters.rx_dropped.set(sum.rx_dropped);
+        self.counters.invalid_descriptors.set(sum.invalid_descriptors);
+    }
+}
