@@ -1,5 +1,61 @@
-//! `pointsman run --config FILE`
+//! `pointsman run --config FILE`: the appliance itself, in the foreground.
+
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
-/// Runs the balancer in the foreground.
-pub fn run(_config: &Path) -> ExitCode { ExitCode::from(super::EXIT_CANNOT_RUN) }
+
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use super::{EXIT_CANNOT_RUN, EXIT_NOT_SO};
+use crate::control::daemon::{self, DaemonError};
+use crate::control::model::Model;
+
+/// Runs the balancer until SIGTERM or SIGINT.
+pub fn run(config: &Path) -> ExitCode {
+    let model = match Model::load(config) {
+        Ok(model) => model,
+        Err(errors) => {
+            for error in errors {
+                eprintln!("{error}");
+            }
+            return ExitCode::from(EXIT_NOT_SO);
+        }
+    };
+    log_to_stderr();
+    if let Err(error) = std::fs::create_dir_all(&model.node.state_dir) {
+        eprintln!("node.state_dir: {}: {error}", model.node.state_dir.display());
+        return ExitCode::from(EXIT_CANNOT_RUN);
+    }
+    info!("pointsman {} with {}", env!("CARGO_PKG_VERSION"), config.display());
+    match daemon::run(model, say_ready) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pointsman: {error}");
+            ExitCode::from(match error {
+                DaemonError::Config(_) | DaemonError::WorkerDied(_) => EXIT_NOT_SO,
+                _ => EXIT_CANNOT_RUN,
+            })
+        }
+    }
+}
+
+/// Tells whoever started us: a line on stdout for people and scripts, a datagram for systemd.
+fn say_ready() {
+    // Nobody reads: that is their choice.
+    let _ = writeln!(std::io::stdout(), "ready");
+    let _ = std::io::stdout().flush();
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+}
+
+/// stdout carries `ready` and nothing else. `RUST_LOG` sets the level, `NO_COLOR` is honoured.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_target(false)
+        .init();
+}

@@ -1,1 +1,170 @@
-//! (being written)
+//! The TOML file as it is written: every table, every key, its type and its default.
+//!
+//! What arrives here is right one value at a time; whether the values fit together is `model`'s to say. A field is
+//! `None` when its key was left out, or was wrong and has been reported. (This mirror is read by hand rather than by
+//! serde, which gives up at the first error.)
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use super::reader::{Field, Table, read_text};
+use super::report::{Errors, Place};
+use super::value::{
+    Announce, Core, Forward, InterfaceName, Name, Port, Protocol, Scheduler, VipPort, Weight, XdpMode, ZeroCopy,
+};
+
+/// Reads all of `text`; what is wrong with it is in `errors`.
+pub(super) fn read<'t>(text: &'t str, errors: &Errors<'t>) -> File {
+    read_text(text, errors, File::read)
+}
+
+/// The root table.
+pub(super) struct File {
+    pub(super) node: Node,
+    pub(super) dataplane: Dataplane,
+    pub(super) interfaces: Vec<Interface>,
+    pub(super) vips: Vec<Vip>,
+    pub(super) pools: Vec<Pool>,
+}
+
+impl File {
+    fn read(table: &mut Table<'_, '_>) -> File {
+        for (name, message) in [
+            ("interface", "is missing (allowed: one [[interface]])"),
+            ("vip", "is missing (allowed: at least one [[vip]])"),
+        ] {
+            if table.has_no(name) {
+                table.report_missing(&table.place().inside(name, 0), message);
+            }
+        }
+        table.not_built(&["timeouts", "api"]);
+        File {
+            node: table.table("node", Node::read),
+            dataplane: table.table("dataplane", Dataplane::read),
+            interfaces: table.tables("interface", Interface::read),
+            vips: table.tables("vip", Vip::read),
+            pools: table.tables("pool", Pool::read),
+        }
+    }
+}
+
+/// `[node]`
+pub(super) struct Node {
+    pub(super) name: Option<Field<Name>>,
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) hash_seed: Option<String>,
+}
+
+impl Node {
+    fn read(table: &mut Table<'_, '_>) -> Node {
+        Node {
+            name: table.optional("name"),
+            state_dir: table.with_default("state_dir", PathBuf::from("/var/lib/pointsman")),
+            hash_seed: table.with_default("hash_seed", String::new()),
+        }
+    }
+}
+
+/// `[dataplane]`
+pub(super) struct Dataplane {
+    pub(super) cores: Option<Vec<Field<Core>>>,
+    pub(super) xdp_mode: Option<XdpMode>,
+    pub(super) zero_copy: Option<ZeroCopy>,
+    pub(super) busy_poll: Option<bool>,
+}
+
+impl Dataplane {
+    fn read(table: &mut Table<'_, '_>) -> Dataplane {
+        table.not_built(&["flows_v4", "flows_v6"]);
+        Dataplane {
+            cores: table.list("cores"),
+            xdp_mode: table.with_default("xdp_mode", XdpMode::Auto),
+            zero_copy: table.with_default("zero_copy", ZeroCopy::Auto),
+            busy_poll: table.with_default("busy_poll", false),
+        }
+    }
+}
+
+/// `[[interface]]`
+pub(super) struct Interface {
+    pub(super) place: Place,
+    pub(super) name: Option<Field<InterfaceName>>,
+}
+
+impl Interface {
+    fn read(table: &mut Table<'_, '_>) -> Interface {
+        Interface { place: table.place().clone(), name: table.required("name") }
+    }
+}
+
+/// `[[vip]]`
+pub(super) struct Vip {
+    pub(super) place: Place,
+    pub(super) name: Option<Field<Name>>,
+    pub(super) address: Option<Field<Ipv4Addr>>,
+    pub(super) protocol: Option<Field<Protocol>>,
+    pub(super) port: Option<Field<VipPort>>,
+    pub(super) pool: Option<Field<Name>>,
+    pub(super) announce: Option<Announce>,
+    pub(super) enabled: Option<bool>,
+}
+
+impl Vip {
+    fn read(table: &mut Table<'_, '_>) -> Vip {
+        table.not_built(&["persistence", "connection_limit"]);
+        Vip {
+            place: table.place().clone(),
+            name: table.required("name"),
+            address: table.required("address"),
+            protocol: table.required("protocol"),
+            port: table.required("port"),
+            pool: table.required("pool"),
+            announce: table.with_default("announce", Announce::None),
+            enabled: table.with_default("enabled", true),
+        }
+    }
+}
+
+/// `[[pool]]`
+pub(super) struct Pool {
+    pub(super) name: Option<Field<Name>>,
+    pub(super) forward: Option<Forward>,
+    pub(super) scheduler: Option<Scheduler>,
+    pub(super) members: Vec<Member>,
+}
+
+impl Pool {
+    fn read(table: &mut Table<'_, '_>) -> Pool {
+        table.not_built(&["monitor"]);
+        if table.has_no("member") {
+            table.report_missing(table.place(), "has no members (allowed: at least one [[pool.member]])");
+        }
+        Pool {
+            name: table.required("name"),
+            forward: table.with_default("forward", Forward::Dr),
+            scheduler: table.with_default("scheduler", Scheduler::Maglev),
+            members: table.tables("member", Member::read),
+        }
+    }
+}
+
+/// `[[pool.member]]`
+pub(super) struct Member {
+    pub(super) name: Option<Field<Name>>,
+    pub(super) address: Option<Field<Ipv4Addr>>,
+    pub(super) port: Option<Field<Port>>,
+    pub(super) weight: Option<Weight>,
+    pub(super) enabled: Option<bool>,
+}
+
+impl Member {
+    fn read(table: &mut Table<'_, '_>) -> Member {
+        Member {
+            name: table.required("name"),
+            address: table.required("address"),
+            port: table.optional("port"),
+            weight: table.with_default("weight", Weight(1)),
+            enabled: table.with_default("enabled", true),
+        }
+    }
+}

@@ -1,7 +1,25 @@
-//! The config's walk.
+//! The config's walk, on one thread.
 //!
-//! `file` (serde mirror of the TOML) → `model` (validated) → `compile` (model + neighbours → tables) → `publish`.
+//! ```text
+//!  file        serde mirror of the TOML
+//!    → model   validated; errors name file, line, column and key
+//!    → compile model + network → immutable tables; pure (with maglev)
+//!    → publish to each worker, between two bursts
+//! ```
+//!
+//! [`neighbor`] follows the kernel's network state; [`announce`] tells the network who owns a VIP; [`plane`] brings
+//! the data plane up and down; [`daemon`] is the loop around all of it.
 
+pub mod announce;
+pub mod compile;
+pub mod daemon;
 pub mod file;
+pub mod maglev;
 pub mod model;
 pub mod neighbor;
+pub mod plane;
+pub mod publish;
+
+mod reader;
+mod report;
+mod value;

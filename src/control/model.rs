@@ -1,1 +1,399 @@
-//! (being written)
+//! The validated configuration: whoever holds a [`Model`] need not check again what is said here.
+//!
+//! `file` has judged each value by itself; this is where they are judged together, and the file is consumed.
+
+use std::collections::HashMap;
+use std::fs::File as OsFile;
+use std::hash::Hash;
+use std::io::Read as _;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use super::file::{self, File};
+use super::reader::{Field, Wrong, nearest, quoted};
+use super::report::{Errors, Place};
+use super::value::{Name, Port};
+
+pub use super::report::ConfigError;
+pub use super::value::{Announce, Forward, Protocol, Scheduler, VipPort, XdpMode, ZeroCopy};
+
+/// A configuration that holds together.
+///
+/// At least one VIP, exactly one interface, every VIP's pool exists, every pool has a member; names, services
+/// (address, protocol, port) and a pool's members are unique; no member has a VIP's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// `[node]`
+    pub node: Node,
+    /// `[dataplane]`
+    pub dataplane: Dataplane,
+    /// `[[interface]]`, in the file's order.
+    pub interfaces: Vec<Interface>,
+    /// `[[vip]]`, in the file's order.
+    pub vips: Vec<Vip>,
+    /// `[[pool]]`, in the file's order.
+    pub pools: Vec<Pool>,
+}
+
+/// This balancer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// What it is called; the host's name where `None`.
+    pub name: Option<String>,
+    /// Where it keeps its state; an absolute path, perhaps not there yet.
+    pub state_dir: PathBuf,
+    /// Any text, the same on all nodes that share VIPs.
+    pub hash_seed: String,
+}
+
+/// How packets are moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dataplane {
+    /// Worker *i* is pinned to the *i*-th of these, which are distinct and not none; spread over the allowed cores
+    /// where `None`.
+    pub cores: Option<Vec<usize>>,
+    /// How the steering program is attached.
+    pub xdp_mode: XdpMode,
+    /// Whether the NIC writes to our memory itself.
+    pub zero_copy: ZeroCopy,
+    /// Workers never sleep and poll the driver themselves (`SO_PREFER_BUSY_POLL`).
+    pub busy_poll: bool,
+}
+
+/// An interface that VIP traffic comes in by and leaves by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// A name that the kernel could give; whether it has is not known here.
+    pub name: String,
+}
+
+/// A virtual service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vip {
+    /// Unique among VIPs.
+    pub name: String,
+    /// Unicast.
+    pub address: Ipv4Addr,
+    /// Its layer-4 protocol.
+    pub protocol: Protocol,
+    /// Its port, or any.
+    pub port: VipPort,
+    /// Index into [`Model::pools`].
+    pub pool: usize,
+    /// How the network learns of it.
+    pub announce: Announce,
+    /// Whether it is served.
+    pub enabled: bool,
+}
+
+/// Members that serve the same thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Unique among pools.
+    pub name: String,
+    /// How frames get to its members.
+    pub forward: Forward,
+    /// How a new flow's member is chosen.
+    pub scheduler: Scheduler,
+    /// In the file's order; never empty.
+    pub members: Vec<Member>,
+}
+
+/// A backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Unique in its pool.
+    pub name: String,
+    /// Unicast, and no VIP's.
+    pub address: Ipv4Addr,
+    /// The VIP's port where `None`; under `dr`, if set, the port of every VIP that uses the pool.
+    pub port: Option<u16>,
+    /// Its share is weight ÷ the sum of weights; 0 gets nothing new.
+    pub weight: u16,
+    /// Whether it may get anything.
+    pub enabled: bool,
+}
+
+impl Model {
+    /// Reads and validates the file at `path`.
+    pub fn load(path: &Path) -> Result<Model, Vec<ConfigError>> {
+        let file_name = path.display().to_string();
+        let bytes = read_bounded(path).map_err(|why| vec![ConfigError::unreadable(&file_name, why)])?;
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Model::parse(&file_name, text),
+            Err(error) => Err(not_utf8(&file_name, &bytes, error.valid_up_to())),
+        }
+    }
+
+    /// Validates `text`; `file_name` is how errors call it.
+    pub fn parse(file_name: &str, text: &str) -> Result<Model, Vec<ConfigError>> {
+        // A byte order mark is no part of the first line.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let errors = Errors::new(text);
+        let file = file::read(text, &errors);
+        let pools = PoolIndex::new(&file.pools);
+        check(&file, &pools, &errors);
+        match model(file, &pools) {
+            Some(model) if errors.is_empty() => Ok(model),
+            _ => Err(errors.into_errors(file_name)),
+        }
+    }
+}
+
+/// A million members take about 100 MB; whoever points at `/dev/zero` gets an answer, too.
+const MOST_BYTES: u64 = 256 << 20;
+
+fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let file = OsFile::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(format!("cannot be read: more than {} MiB", MOST_BYTES >> 20));
+    }
+    Ok(bytes)
+}
+
+fn not_utf8(file_name: &str, bytes: &[u8], bad: usize) -> Vec<ConfigError> {
+    // The replacement keeps the bad byte's line from ending before it.
+    let readable = String::from_utf8_lossy(&bytes[..bad]) + "\u{fffd}";
+    let errors = Errors::new(&readable);
+    errors.report_syntax(bad, format!("the byte 0x{:02x} is no UTF-8 (allowed: UTF-8 text)", bytes[bad]));
+    errors.into_errors(file_name)
+}
+
+/// The pools by name, and which VIPs use each.
+struct PoolIndex {
+    by_name: HashMap<String, usize>,
+}
+
+impl PoolIndex {
+    fn new(pools: &[file::Pool]) -> PoolIndex {
+        let mut by_name = HashMap::new();
+        for (index, pool) in pools.iter().enumerate() {
+            if let Some(name) = &pool.name {
+                // The first of two is meant; the second is reported elsewhere.
+                by_name.entry(name.value.0.clone()).or_insert(index);
+            }
+        }
+        PoolIndex { by_name }
+    }
+
+    fn of(&self, vip: &file::Vip) -> Option<usize> {
+        self.by_name.get(&vip.pool.as_ref()?.value.0).copied()
+    }
+}
+
+/// Everything that can only be judged by looking at two places.
+fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
+    check_cores(&file.dataplane, errors);
+    check_interfaces(&file.interfaces, errors);
+    check_vips(&file.vips, errors);
+    check_pool_references(file, pools, errors);
+    unique(errors, names(file.pools.iter().map(|pool| &pool.name)), |name| format!("{name} is already a pool's name"));
+
+    let vip_addresses: HashMap<Ipv4Addr, &file::Vip> =
+        file.vips.iter().rev().filter_map(|vip| Some((vip.address.as_ref()?.value, vip))).collect();
+    let mut users: Vec<Vec<&file::Vip>> = vec![Vec::new(); file.pools.len()];
+    for vip in &file.vips {
+        if let Some(pool) = pools.of(vip) {
+            users[pool].push(vip);
+        }
+    }
+    for (pool, users) in file.pools.iter().zip(&users) {
+        check_members(pool, users, errors);
+        check_member_addresses(pool, &vip_addresses, errors);
+    }
+}
+
+fn check_cores(dataplane: &file::Dataplane, errors: &Errors<'_>) {
+    let cores = dataplane.cores.iter().flatten().map(|core| (core.value.0, &core.place));
+    unique(errors, cores, |core| format!("core {core} is already listed"));
+}
+
+fn check_interfaces(interfaces: &[file::Interface], errors: &Errors<'_>) {
+    let listed = interfaces.iter().filter_map(|interface| {
+        let name = interface.name.as_ref()?;
+        Some((quoted(&name.value.0), &name.place))
+    });
+    unique(errors, listed, |name| format!("{name} is already listed"));
+    for interface in interfaces.iter().skip(1) {
+        errors.report(&interface.place, "a second interface is not built yet (allowed: one [[interface]])");
+    }
+}
+
+fn check_vips(vips: &[file::Vip], errors: &Errors<'_>) {
+    unique(errors, names(vips.iter().map(|vip| &vip.name)), |name| format!("{name} is already a VIP's name"));
+    let services = vips.iter().filter_map(|vip| {
+        let address = vip.address.as_ref()?;
+        Some(((address.value, vip.protocol.as_ref()?.value, vip.port.as_ref()?.value), &address.place))
+    });
+    unique(errors, services, |(address, protocol, port)| {
+        format!("{address} {protocol} port {port} is already another VIP's")
+    });
+}
+
+fn check_pool_references(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
+    /// More would bury the message; the nearest is named anyway.
+    const MOST_LISTED: usize = 10;
+    let existing = || file.pools.iter().filter_map(|pool| pool.name.as_ref()).map(|name| name.value.0.as_str());
+    for vip in &file.vips {
+        let Some(wanted) = vip.pool.as_ref().filter(|_| pools.of(vip).is_none()) else { continue };
+        let mut listed: Vec<String> = existing().take(MOST_LISTED).map(quoted).collect();
+        match existing().count().saturating_sub(MOST_LISTED) {
+            0 if listed.is_empty() => listed.push("none, for there is no [[pool]] yet".to_owned()),
+            0 => {}
+            more => listed.push(format!("and {more} more")),
+        }
+        let wrong = Wrong {
+            what: format!("{} is no pool", quoted(&wanted.value.0)),
+            meant: nearest(&wanted.value.0, existing()).map(quoted),
+        };
+        errors.report_missing(&wanted.place, wrong.message(&listed.join(", ")));
+    }
+}
+
+fn check_members(pool: &file::Pool, users: &[&file::Vip], errors: &Errors<'_>) {
+    unique(errors, names(pool.members.iter().map(|member| &member.name)), |name| {
+        format!("{name} is already a member's name in this pool")
+    });
+    let ports: Vec<&Field<VipPort>> = users.iter().filter_map(|vip| vip.port.as_ref()).collect();
+    let common = match ports.split_first() {
+        Some((first, rest)) if rest.iter().all(|port| port.value == first.value) => match first.value {
+            VipPort::Exact(port) => Some(port),
+            VipPort::Any => None,
+        },
+        _ => None,
+    };
+    let members = pool.members.iter().filter_map(|member| {
+        let address = member.address.as_ref()?;
+        let port = member.port.as_ref().map(|port| port.value.0).or(common);
+        Some(((address.value, port), &address.place))
+    });
+    unique(errors, members, |(address, port)| match port {
+        Some(port) => format!("{address} port {port} is already a member of this pool"),
+        None => format!("{address} is already a member of this pool"),
+    });
+    if pool.forward == Some(Forward::Dr) {
+        for port in pool.members.iter().filter_map(|member| member.port.as_ref()) {
+            check_dr_port(port, users, common, errors);
+        }
+    }
+}
+
+/// Direct routing leaves the destination port as it is: the member must listen on the VIP's.
+fn check_dr_port(port: &Field<Port>, users: &[&file::Vip], common: Option<u16>, errors: &Errors<'_>) {
+    let differing = users.iter().find_map(|vip| {
+        let vip_port = vip.port.as_ref()?;
+        (vip_port.value != VipPort::Exact(port.value.0)).then_some((vip, vip_port))
+    });
+    let Some((vip, vip_port)) = differing else { return };
+    let takes = match vip_port.value {
+        VipPort::Exact(port) => format!("port {port}"),
+        VipPort::Any => "any port".to_owned(),
+    };
+    let allowed = common.map_or_else(|| "no port".to_owned(), |port| format!("{port}, or no port"));
+    errors.report(
+        &port.place,
+        format!(
+            "{} differs from {}, which takes {takes} (also at line {}; allowed under \"dr\": {allowed})",
+            port.value.0,
+            vip_title(vip),
+            errors.line(&vip_port.place),
+        ),
+    );
+}
+
+fn check_member_addresses(pool: &file::Pool, vips: &HashMap<Ipv4Addr, &file::Vip>, errors: &Errors<'_>) {
+    for address in pool.members.iter().filter_map(|member| member.address.as_ref()) {
+        let Some(vip) = vips.get(&address.value) else { continue };
+        let line = errors.line(vip.address.as_ref().map_or(&vip.place, |address| &address.place));
+        errors.report(
+            &address.place,
+            format!(
+                "{} is the address of {} (also at line {line}; allowed: the member's own address)",
+                address.value,
+                vip_title(vip),
+            ),
+        );
+    }
+}
+
+fn vip_title(vip: &file::Vip) -> String {
+    vip.name.as_ref().map_or_else(|| vip.place.key(), |name| format!("VIP {}", quoted(&name.value.0)))
+}
+
+/// The names that could be read, quoted.
+fn names<'f>(fields: impl Iterator<Item = &'f Option<Field<Name>>>) -> impl Iterator<Item = (String, &'f Place)> {
+    fields.flatten().map(|name| (quoted(&name.value.0), &name.place))
+}
+
+/// Reports everything that stands there for a second time, with the line of the first.
+fn unique<'f, T: Eq + Hash>(
+    errors: &Errors<'_>,
+    entries: impl Iterator<Item = (T, &'f Place)>,
+    what: impl Fn(&T) -> String,
+) {
+    let mut first: HashMap<T, &Place> = HashMap::new();
+    for (entry, place) in entries {
+        if let Some(before) = first.get(&entry) {
+            errors.report(place, format!("{} (also at line {})", what(&entry), errors.line(before)));
+        } else {
+            first.insert(entry, place);
+        }
+    }
+}
+
+/// `None` only if an error has been reported.
+fn model(file: File, pools: &PoolIndex) -> Option<Model> {
+    Some(Model {
+        node: Node {
+            name: file.node.name.map(|name| name.value.0),
+            state_dir: file.node.state_dir?,
+            hash_seed: file.node.hash_seed?,
+        },
+        dataplane: Dataplane {
+            cores: file.dataplane.cores.map(|cores| cores.into_iter().map(|core| core.value.0).collect()),
+            xdp_mode: file.dataplane.xdp_mode?,
+            zero_copy: file.dataplane.zero_copy?,
+            busy_poll: file.dataplane.busy_poll?,
+        },
+        interfaces: file
+            .interfaces
+            .into_iter()
+            .map(|interface| Some(Interface { name: interface.name?.value.0 }))
+            .collect::<Option<_>>()?,
+        vips: file.vips.into_iter().map(|vip| vip_of(vip, pools)).collect::<Option<_>>()?,
+        pools: file.pools.into_iter().map(pool_of).collect::<Option<_>>()?,
+    })
+}
+
+fn vip_of(vip: file::Vip, pools: &PoolIndex) -> Option<Vip> {
+    Some(Vip {
+        pool: pools.of(&vip)?,
+        name: vip.name?.value.0,
+        address: vip.address?.value,
+        protocol: vip.protocol?.value,
+        port: vip.port?.value,
+        announce: vip.announce?,
+        enabled: vip.enabled?,
+    })
+}
+
+fn pool_of(pool: file::Pool) -> Option<Pool> {
+    Some(Pool {
+        name: pool.name?.value.0,
+        forward: pool.forward?,
+        scheduler: pool.scheduler?,
+        members: pool.members.into_iter().map(member_of).collect::<Option<_>>()?,
+    })
+}
+
+fn member_of(member: file::Member) -> Option<Member> {
+    Some(Member {
+        name: member.name?.value.0,
+        address: member.address?.value,
+        port: member.port.map(|port| port.value.0),
+        weight: member.weight?.0,
+        enabled: member.enabled?,
+    })
+}

@@ -1,0 +1,265 @@
+//! Model + network → immutable tables, and what the steering program and the status need to know. Pure: the same
+//! input gives the same output, and nothing is touched.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use super::maglev::{Candidate, Layout};
+use super::model::{Announce, Member, Model, Pool, Protocol, VipPort};
+use super::neighbor::{Network, NextHop, Unresolved};
+use crate::dataplane::port::steering::AddressFlags;
+use crate::dataplane::select::Seed;
+use crate::dataplane::service::{Destination, ServiceTable};
+use crate::dataplane::tables::{Interface, InterfaceId, Member as TableMember, MemberId, Tables, Vip, VipAddress, VipId};
+
+/// A model and what can be computed from it alone, once: ids and Maglev layouts.
+#[derive(Debug)]
+pub struct Plan {
+    /// The configuration.
+    pub model: Model,
+    /// One per pool.
+    layouts: Vec<Layout>,
+}
+
+/// What a model and the network's state come to.
+#[derive(Debug)]
+pub struct Compiled {
+    /// For the workers.
+    pub tables: Tables,
+    /// For the steering program: the destinations that are served.
+    pub services: Vec<Destination>,
+    /// For the steering program: the VIPs' addresses.
+    pub addresses: Vec<(u32, AddressFlags)>,
+    /// One per [`MemberId`].
+    pub members: Vec<MemberStatus>,
+    /// What is wrong with the configuration on this host.
+    pub problems: Vec<String>,
+}
+
+/// How a member does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// `POOL/NAME`.
+    pub name: String,
+    /// Its state.
+    pub state: MemberState,
+}
+
+/// A member's operational state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberState {
+    /// Takes traffic.
+    Up,
+    /// Weight 0: gets nothing new.
+    Drain,
+    /// `enabled = false`.
+    Disabled,
+    /// Cannot be reached, and why.
+    Unresolved(NotReachable),
+}
+
+/// Why a member cannot be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotReachable {
+    /// The kernel does not know how.
+    Unresolved(Unresolved),
+    /// The kernel would send through a gateway, and direct routing needs the member's own MAC.
+    BehindGateway(Ipv4Addr),
+}
+
+impl fmt::Display for NotReachable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unresolved(reason) => write!(formatter, "{reason}"),
+            Self::BehindGateway(gateway) => {
+                write!(formatter, "behind gateway {gateway}; forward = \"dr\" needs the member on-link")
+            }
+        }
+    }
+}
+
+impl fmt::Display for MemberState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Up => formatter.write_str("up"),
+            Self::Drain => formatter.write_str("drain (weight 0)"),
+            Self::Disabled => formatter.write_str("disabled"),
+            Self::Unresolved(reason) => write!(formatter, "unresolved: {reason}"),
+        }
+    }
+}
+
+impl Plan {
+    /// Gives every member its id and lays every pool out.
+    pub fn new(model: Model) -> Self {
+        let layouts = model
+            .pools
+            .iter()
+            .zip(first_ids(&model))
+            .map(|(pool, first)| Layout::new(&candidates(pool, first)))
+            .collect();
+        Self { model, layouts }
+    }
+
+    /// The addresses whose next hops [`Plan::compile`] wants to know.
+    pub fn targets(&self) -> Vec<Ipv4Addr> {
+        self.model.pools.iter().flat_map(|pool| &pool.members).map(|member| member.address).collect()
+    }
+
+    /// How many members there are: every [`MemberId`] is below.
+    pub fn member_count(&self) -> usize {
+        self.model.pools.iter().map(|pool| pool.members.len()).sum()
+    }
+
+    /// Compiles the tables for the network as it is now.
+    pub fn compile(&self, network: &Network, generation: u64) -> Compiled {
+        let (members, statuses): (Vec<_>, Vec<_>) = self
+            .model
+            .pools
+            .iter()
+            .flat_map(|pool| pool.members.iter().map(move |member| (pool, member)))
+            .map(|(pool, member)| self.compile_member(pool, member, network))
+            .unzip();
+        let usable = |id: MemberId| statuses.get(id.0 as usize).is_some_and(|member| member.state == MemberState::Up);
+        let slots: Vec<Arc<[MemberId]>> = self.layouts.iter().map(|layout| layout.slots(usable)).collect();
+
+        // A disabled VIP keeps its id and its address; it is just not served.
+        let vips = self.model.vips.iter().map(|vip| Vip { slots: slots[vip.pool].clone() }).collect();
+        let served: Vec<(Destination, VipId)> = self
+            .model
+            .vips
+            .iter()
+            .zip(0..)
+            .filter(|(vip, _)| vip.enabled)
+            .map(|(vip, id)| (destination(vip), VipId(id)))
+            .collect();
+        let addresses = self.addresses(network);
+        let problems = self.problems(network);
+        Compiled {
+            tables: Tables {
+                generation,
+                services: ServiceTable::new(&served),
+                vips,
+                members: members.into(),
+                interfaces: self.interfaces(network),
+                addresses: addresses
+                    .iter()
+                    .map(|&(address, flags)| VipAddress { address, announced: flags.announced })
+                    .collect(),
+                seed: Seed::from_text(&self.model.node.hash_seed),
+            },
+            services: served.into_iter().map(|(destination, _)| destination).collect(),
+            addresses,
+            members: statuses,
+            problems,
+        }
+    }
+
+    fn compile_member(&self, pool: &Pool, member: &Member, network: &Network) -> (TableMember, MemberStatus) {
+        let way = self.way_to(member, network);
+        let state = match &way {
+            _ if !member.enabled => MemberState::Disabled,
+            _ if member.weight == 0 => MemberState::Drain,
+            Ok(_) => MemberState::Up,
+            Err(reason) => MemberState::Unresolved(reason.clone()),
+        };
+        let entry = way.unwrap_or(TableMember { macs: None, egress: InterfaceId(0), mtu: 0 });
+        (entry, MemberStatus { name: format!("{}/{}", pool.name, member.name), state })
+    }
+
+    /// How frames get to a member.
+    fn way_to(&self, member: &Member, network: &Network) -> Result<TableMember, NotReachable> {
+        let hop = match network.next_hops.get(&member.address) {
+            Some(Ok(hop)) => hop,
+            Some(Err(reason)) => return Err(NotReachable::Unresolved(reason.clone())),
+            None => return Err(NotReachable::Unresolved(Unresolved::Resolving)),
+        };
+        if let Some(gateway) = hop.gateway {
+            return Err(NotReachable::BehindGateway(gateway));
+        }
+        self.by(hop, network).ok_or_else(|| {
+            NotReachable::Unresolved(Unresolved::NotListed { interface: hop.interface.clone() })
+        })
+    }
+
+    /// The table entry for a next hop; `None` if its interface is not listed or not there.
+    fn by(&self, hop: &NextHop, network: &Network) -> Option<TableMember> {
+        let egress = self.model.interfaces.iter().position(|interface| interface.name == hop.interface)?;
+        let link = network.links.get(&hop.interface)?;
+        let mut macs = [0; 12];
+        macs[..6].copy_from_slice(&hop.mac);
+        macs[6..].copy_from_slice(&link.mac);
+        let mtu = hop.mtu.unwrap_or(u32::MAX).min(link.mtu);
+        Some(TableMember { macs: Some(macs), egress: InterfaceId(egress as u8), mtu })
+    }
+
+    fn interfaces(&self, network: &Network) -> Box<[Interface]> {
+        let mac = |name: &str| network.links.get(name).map_or([0; 6], |link| link.mac);
+        self.model.interfaces.iter().map(|interface| Interface { mac: mac(&interface.name) }).collect()
+    }
+
+    /// Every address that an enabled VIP has, sorted.
+    fn addresses(&self, network: &Network) -> Vec<(u32, AddressFlags)> {
+        let mut addresses: BTreeMap<u32, AddressFlags> = BTreeMap::new();
+        for vip in self.model.vips.iter().filter(|vip| vip.enabled) {
+            let flags = addresses.entry(vip.address.into()).or_default();
+            flags.announced |= vip.announce == Announce::Arp;
+            flags.host = network.addresses.contains(&vip.address);
+        }
+        addresses.into_iter().collect()
+    }
+
+    fn problems(&self, network: &Network) -> Vec<String> {
+        let host_and_any = self
+            .model
+            .vips
+            .iter()
+            .filter(|vip| vip.enabled && vip.port == VipPort::Any && network.addresses.contains(&vip.address))
+            .map(|vip| {
+                format!(
+                    "VIP {}: port \"any\" on {}, which is also this host's own address: it would cut the host off; \
+                     name the ports, or take the address off the host",
+                    vip.name, vip.address
+                )
+            });
+        host_and_any.collect()
+    }
+}
+
+/// The id of each pool's first member.
+fn first_ids(model: &Model) -> impl Iterator<Item = u32> {
+    model.pools.iter().scan(0, |next, pool| {
+        let first = *next;
+        *next += pool.members.len() as u32;
+        Some(first)
+    })
+}
+
+fn candidates(pool: &Pool, first: u32) -> Vec<Candidate> {
+    pool.members
+        .iter()
+        .zip(first..)
+        .map(|(member, id)| Candidate {
+            address: member.address,
+            port: member.port.unwrap_or(0),
+            weight: member.weight,
+            id: MemberId(id),
+        })
+        .collect()
+}
+
+fn destination(vip: &super::model::Vip) -> Destination {
+    Destination {
+        address: vip.address.into(),
+        protocol: match vip.protocol {
+            Protocol::Tcp => libc::IPPROTO_TCP as u8,
+            Protocol::Udp => libc::IPPROTO_UDP as u8,
+        },
+        port: match vip.port {
+            VipPort::Exact(port) => port,
+            VipPort::Any => 0,
+        },
+    }
+}

@@ -1,0 +1,318 @@
+//! The control thread: brings the data plane up, keeps its tables true to the network, and takes it down.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use super::announce::arp::{Announcer, INTERVAL};
+use super::compile::{Compiled, MemberState, MemberStatus, Plan};
+use super::model::{Announce, Model};
+use super::neighbor::{Network, WatchError, Watcher};
+use super::plane::{Plane, PlaneError, Shared};
+use crate::dataplane::counters::Counters;
+use crate::dataplane::flow::FlowTable;
+use crate::dataplane::tables::InterfaceId;
+use crate::dataplane::verdict::DropReason;
+
+/// How long `ready` waits for members whose next hop is not known yet.
+const FIRST_RESOLUTION: Duration = Duration::from_secs(1);
+
+/// Between two statistics lines.
+const STATISTICS: Duration = Duration::from_secs(10);
+
+/// Between two attempts to attach to an interface that has come back but does not take us yet.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why the daemon does not start, or does not go on.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// The configuration does not fit this host.
+    #[error("{0}")]
+    Config(String),
+    /// No such interface.
+    #[error("interface {0}: does not exist on this host (see: ip link)")]
+    NoInterface(String),
+    /// The kernel's network state cannot be followed.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// The data plane does not come up.
+    #[error(transparent)]
+    Plane(#[from] PlaneError),
+    /// The runtime, or a signal handler.
+    #[error("starting: {0}")]
+    Start(#[from] std::io::Error),
+    /// A worker ended by itself; its panic is in the log.
+    #[error("worker {0} has died")]
+    WorkerDied(usize),
+}
+
+/// Runs until SIGTERM or SIGINT. `ready` is called once, when every worker forwards.
+pub fn run(model: Model, ready: impl FnOnce()) -> Result<(), DaemonError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let mut daemon = Daemon::start(model).await?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        ready();
+        let result = tokio::select! {
+            result = daemon.work() => result,
+            _ = terminate.recv() => { info!("stopping: SIGTERM"); Ok(()) }
+            _ = interrupt.recv() => { info!("stopping: SIGINT"); Ok(()) }
+        };
+        daemon.stop();
+        result
+    })
+}
+
+struct Daemon {
+    plan: Plan,
+    watcher: Watcher,
+    network: Arc<Network>,
+    /// `None` while its interface does not exist.
+    plane: Option<Plane>,
+    shared: Shared,
+    announcer: Announcer,
+    generation: u64,
+    /// What was last said of each member and each problem: a line per change, not per look.
+    said: HashMap<String, MemberState>,
+    problems: Vec<String>,
+    last: Totals,
+    last_at: Instant,
+}
+
+impl Daemon {
+    async fn start(model: Model) -> Result<Self, DaemonError> {
+        let names = model.interfaces.iter().map(|interface| interface.name.clone()).collect();
+        let plan = Plan::new(model);
+        let watcher = Watcher::start(names, plan.targets()).await?;
+        let mut daemon = Self {
+            network: watcher.network(),
+            plan,
+            watcher,
+            plane: None,
+            shared: Shared { counters: Vec::new(), flows: Arc::new(FlowTable::default()) },
+            announcer: Announcer::default(),
+            generation: 0,
+            said: HashMap::new(),
+            problems: Vec::new(),
+            last: Totals::default(),
+            last_at: Instant::now(),
+        };
+        let compiled = daemon.compile();
+        if let Some(problem) = compiled.problems.into_iter().next() {
+            return Err(DaemonError::Config(problem));
+        }
+        daemon.bring_up()?;
+        daemon.network = daemon.watcher.first_resolution(FIRST_RESOLUTION).await;
+        daemon.serve()?;
+        Ok(daemon)
+    }
+
+    async fn work(&mut self) -> Result<(), DaemonError> {
+        let mut second = interval(INTERVAL);
+        second.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut statistics = interval(STATISTICS);
+        statistics.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        statistics.tick().await;
+        let mut retry = interval(RETRY);
+        loop {
+            tokio::select! {
+                network = self.watcher.changed() => {
+                    self.network = network;
+                    self.follow_interface();
+                    self.serve()?;
+                }
+                _ = second.tick() => self.each_second()?,
+                _ = statistics.tick() => self.say_statistics(),
+                _ = retry.tick(), if self.plane.is_none() => {
+                    self.follow_interface();
+                    self.serve()?;
+                }
+            }
+        }
+    }
+
+    fn stop(mut self) {
+        self.say_statistics();
+        if let Some(plane) = self.plane.take() {
+            plane.take_down();
+        }
+        info!("stopped");
+    }
+
+    fn interface(&self) -> &str {
+        self.plan.model.interfaces.first().map_or("", |interface| &interface.name)
+    }
+
+    fn bring_up(&mut self) -> Result<(), DaemonError> {
+        let name = self.interface().to_owned();
+        let link = self.network.links.get(&name).ok_or_else(|| DaemonError::NoInterface(name.clone()))?;
+        self.plane = Some(Plane::bring_up(&self.plan.model, &name, link, &mut self.shared)?);
+        self.announcer.came_up(announced(&self.plan.model));
+        Ok(())
+    }
+
+    /// Survives an interface that goes away and one that comes back, under whatever index.
+    fn follow_interface(&mut self) {
+        let name = self.interface().to_owned();
+        let index = self.network.links.get(&name).map(|link| link.index);
+        if let Some(plane) = self.plane.take_if(|plane| Some(plane.interface_index) != index) {
+            warn!("{name} is gone; nothing is served until it is back");
+            plane.take_down();
+        }
+        if self.plane.is_none() && index.is_some() {
+            match self.bring_up() {
+                Ok(()) => info!("{name} is back"),
+                Err(error) => warn!("{name} is back, but: {error}; trying again"),
+            }
+        }
+    }
+
+    fn compile(&mut self) -> Compiled {
+        self.generation += 1;
+        self.plan.compile(&self.network, self.generation)
+    }
+
+    /// Has workers and steering do what configuration and network now come to, and says what changed.
+    fn serve(&mut self) -> Result<(), DaemonError> {
+        let compiled = self.compile();
+        self.say_members(&compiled.members);
+        if compiled.problems != self.problems {
+            for problem in &compiled.problems {
+                error!("{problem}");
+            }
+            self.problems.clone_from(&compiled.problems);
+        }
+        if let Some(plane) = &mut self.plane {
+            plane.serve(compiled)?;
+        }
+        Ok(())
+    }
+
+    fn each_second(&mut self) -> Result<(), DaemonError> {
+        let Some(plane) = &self.plane else { return Ok(()) };
+        if let Some(worker) = plane.dead_worker() {
+            return Err(DaemonError::WorkerDied(worker));
+        }
+        plane.publisher().collect();
+        let now = Instant::now();
+        for conflict in plane.publisher().conflicts() {
+            if self.announcer.is_alarming(&conflict, now) {
+                let [a, b, c, d, e, f] = conflict.mac;
+                error!(
+                    "address conflict: {} is a VIP of this node, and {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} \
+                     claims it too; clients will reach one or the other by chance",
+                    Ipv4Addr::from(conflict.address)
+                );
+            }
+        }
+        if let Some(link) = self.network.links.get(self.plan.model.interfaces.first().map_or("", |i| &i.name))
+            && link.up
+        {
+            for frame in self.announcer.frames(link.mac) {
+                plane.publisher().send(InterfaceId(0), &frame).map_err(PlaneError::from)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn say_members(&mut self, members: &[MemberStatus]) {
+        for member in members {
+            if self.said.get(&member.name) == Some(&member.state) {
+                continue;
+            }
+            match &member.state {
+                MemberState::Unresolved(_) => warn!("member {} {}", member.name, member.state),
+                _ => info!("member {} {}", member.name, member.state),
+            }
+            self.said.insert(member.name.clone(), member.state.clone());
+        }
+    }
+
+    /// One line: `statistics key=value …`, all counts since the start.
+    fn say_statistics(&mut self) {
+        let totals = Totals::of(&self.shared.counters);
+        let elapsed = self.last_at.elapsed().as_secs_f64().max(0.001);
+        let rate = (totals.received.saturating_sub(self.last.received)) as f64 / elapsed;
+        let mut line = format!(
+            "statistics pps={rate:.0} received={} transmitted={} dropped={}",
+            totals.received, totals.transmitted, totals.dropped
+        );
+        for (reason, count) in &totals.reasons {
+            let _ = write!(line, " drop.{reason}={count}");
+        }
+        if let Some(Ok(steering)) = self.plane.as_ref().map(Plane::steering_counters) {
+            let _ = write!(
+                line,
+                " xdp.redirected={} xdp.passed={} xdp.unserved={} xdp.no_socket={}",
+                steering.redirected, steering.passed, steering.unserved, steering.no_socket
+            );
+        }
+        for (index, counters) in self.shared.counters.iter().enumerate() {
+            let _ = write!(
+                line,
+                " worker.{index}={} worker.{index}.sleeps={}",
+                counters.received.packets.get(),
+                counters.sleeps.get()
+            );
+        }
+        let lost = |what: fn(&Counters) -> u64| self.shared.counters.iter().map(|one| what(one)).sum::<u64>();
+        let _ = write!(
+            line,
+            " ring.fill_ring_empty={} ring.rx_ring_full={} ring.rx_dropped={} ring.invalid={}",
+            lost(|one| one.fill_ring_empty.get()),
+            lost(|one| one.rx_ring_full.get()),
+            lost(|one| one.rx_dropped.get()),
+            lost(|one| one.invalid_descriptors.get()),
+        );
+        let names = self.plan.model.pools.iter().flat_map(|pool| pool.members.iter().map(move |member| (pool, member)));
+        for ((pool, member), id) in names.zip(0..) {
+            let packets: u64 = self
+                .shared
+                .counters
+                .iter()
+                .map(|one| one.member(crate::dataplane::tables::MemberId(id)).packets.get())
+                .sum();
+            let _ = write!(line, " member.{}/{}={packets}", pool.name, member.name);
+        }
+        info!("{line}");
+        self.last = totals;
+        self.last_at = Instant::now();
+    }
+}
+
+/// The addresses that this node announces by ARP.
+fn announced(model: &Model) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    model.vips.iter().filter(|vip| vip.enabled && vip.announce == Announce::Arp).map(|vip| vip.address)
+}
+
+/// All workers' counters together.
+#[derive(Debug, Default)]
+struct Totals {
+    received: u64,
+    transmitted: u64,
+    dropped: u64,
+    reasons: Vec<(&'static str, u64)>,
+}
+
+impl Totals {
+    fn of(workers: &[Arc<Counters>]) -> Self {
+        let sum = |what: &dyn Fn(&Counters) -> u64| workers.iter().map(|one| what(one)).sum::<u64>();
+        Self {
+            received: sum(&|one| one.received.packets.get()),
+            transmitted: sum(&|one| one.transmitted.packets.get()),
+            dropped: sum(&Counters::dropped),
+            reasons: DropReason::ALL
+                .iter()
+                .map(|&reason| (reason.name(), sum(&|one| one.dropped_for(reason).get())))
+                .filter(|&(_, count)| count > 0)
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Consistent hashing after Maglev (Eisenbud et al., NSDI 2016, §3.4), in two layers.
+//!
+//! **Layer 1** ([`Layout`]) lays all *configured* members over a table of M slots, weights by turn frequency. It
+//! depends on the members' identities (address and port) and weights alone, not on their order or health.
+//!
+//! **Layer 2** ([`Layout::slots`]) lets what is not usable now give its slots away, each slot finding its stand-in by
+//! itself: the owner of slot f₁(s), else of f₂(s), … the first that is usable. So the result depends on the slot and
+//! the set of usable members only: a health change moves exactly the slots of the member concerned, its return
+//! restores the same table, and nodes that share config and health agree without talking.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::hash::Hasher;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+use crate::dataplane::tables::MemberId;
+
+/// Table sizes: primes, each just above a power of two. The first is Maglev's own (§5.3): large enough for 655 members
+/// at 100 slots each, small enough to be built in a millisecond.
+const SIZES: [u32; 8] = [65_537, 131_101, 262_147, 524_309, 1_048_583, 2_097_169, 4_194_319, 8_388_617];
+
+/// Slots per member below which the shares of equal members differ by more than 1 % (Maglev §5.3).
+const SLOTS_PER_MEMBER: usize = 100;
+
+/// One configured member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its address, the first half of its identity.
+    pub address: Ipv4Addr,
+    /// Its port, the other half; 0 if it has none of its own.
+    pub port: u16,
+    /// Its weight; 0: it gets no slots.
+    pub weight: u16,
+    /// How the tables name it.
+    pub id: MemberId,
+}
+
+/// Layer 1: which configured member owns which slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// Indices into `members`; empty if nobody has a weight.
+    owners: Box<[u32]>,
+    members: Box<[MemberId]>,
+}
+
+impl Layout {
+    /// Lays the candidates out, over the smallest table that gives each of them enough slots.
+    pub fn new(candidates: &[Candidate]) -> Self {
+        let wanted = candidates.len() * SLOTS_PER_MEMBER;
+        let size = SIZES.iter().copied().find(|&size| size as usize >= wanted).unwrap_or(SIZES[SIZES.len() - 1]);
+        Self::with_size(candidates, size)
+    }
+
+    /// Lays the candidates out over `size` slots, a prime that is no less than their number.
+    pub fn with_size(candidates: &[Candidate], size: u32) -> Self {
+        let mut candidates: Vec<_> = candidates.iter().filter(|candidate| candidate.weight > 0).collect();
+        candidates.sort_by_key(|candidate| (candidate.address, candidate.port));
+        Self {
+            owners: lay_out(&candidates, size).into(),
+            members: candidates.iter().map(|candidate| candidate.id).collect(),
+        }
+    }
+
+    /// Layer 2: the member of each slot, given which members are usable. Empty if none is.
+    pub fn slots(&self, usable: impl Fn(MemberId) -> bool) -> Arc<[MemberId]> {
+        let usable: Vec<bool> = self.members.iter().map(|&member| usable(member)).collect();
+        if !usable.contains(&true) {
+            return Arc::new([]);
+        }
+        (0..self.owners.len()).map(|slot| self.members[self.stand_in(slot, &usable)]).collect()
+    }
+
+    /// The first usable owner along the slot's own walk over all slots. The walk visits every slot, since its step is
+    /// below the prime M, and every member with a weight owns a slot: it ends.
+    fn stand_in(&self, slot: usize, usable: &[bool]) -> usize {
+        let owner = self.owners[slot] as usize;
+        if usable[owner] {
+            return owner;
+        }
+        let size = self.owners.len();
+        let step = 1 + (mix(slot as u64) % (size as u64 - 1)) as usize;
+        let mut at = slot;
+        loop {
+            at += step;
+            if at >= size {
+                at -= size;
+            }
+            let owner = self.owners[at] as usize;
+            if usable[owner] {
+                return owner;
+            }
+        }
+    }
+}
+
+/// Every candidate walks its own permutation of the slots and takes, at each of its turns, the next free one.
+fn lay_out(candidates: &[&Candidate], size: u32) -> Vec<u32> {
+    const FREE: u32 = u32::MAX;
+    if candidates.is_empty() {
+        return Vec::new();
+    }
+    let mut walks: Vec<Walk> = candidates.iter().map(|candidate| Walk::new(candidate, size)).collect();
+    let mut owners = vec![FREE; size as usize];
+    let mut turns = Turns::new(candidates);
+    for _ in 0..size {
+        let member = turns.next();
+        let walk = &mut walks[member];
+        let mut slot = walk.next(size);
+        while owners[slot as usize] != FREE {
+            slot = walk.next(size);
+        }
+        owners[slot as usize] = member as u32;
+    }
+    owners
+}
+
+/// A member's permutation of the slots: offset, offset + skip, offset + 2 · skip, … modulo M (Maglev §3.4).
+struct Walk {
+    at: u32,
+    skip: u32,
+}
+
+impl Walk {
+    fn new(candidate: &Candidate, size: u32) -> Self {
+        let mut hasher = SipHasher24::new();
+        hasher.write(&candidate.address.octets());
+        hasher.write(&candidate.port.to_be_bytes());
+        let hash = hasher.finish128();
+        let size = u64::from(size);
+        Self { at: (hash.h1 % size) as u32, skip: 1 + (hash.h2 % (size - 1)) as u32 }
+    }
+
+    fn next(&mut self, size: u32) -> u32 {
+        let slot = self.at;
+        self.at += self.skip;
+        if self.at >= size {
+            self.at -= size;
+        }
+        slot
+    }
+}
+
+/// Whose turn it is. The heaviest member has a turn in every round, one of half its weight in every other, and each
+/// has one in the first, so that nobody with a weight goes without a slot. Within a round: canonical order.
+enum Turns {
+    Equal { next: usize, members: usize },
+    Weighted { heap: BinaryHeap<Reverse<Turn>>, weights: Vec<u64>, heaviest: u64 },
+}
+
+/// Ordered by round, then by member.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    round: u64,
+    member: usize,
+    taken: u64,
+}
+
+impl Turns {
+    fn new(candidates: &[&Candidate]) -> Self {
+        let weights: Vec<u64> = candidates.iter().map(|candidate| u64::from(candidate.weight)).collect();
+        let heaviest = weights.iter().copied().max().unwrap_or(0);
+        if weights.iter().all(|&weight| weight == heaviest) {
+            return Self::Equal { next: 0, members: weights.len() };
+        }
+        let heap = (0..weights.len()).map(|member| Reverse(Turn { round: 0, member, taken: 0 })).collect();
+        Self::Weighted { heap, weights, heaviest }
+    }
+
+    fn next(&mut self) -> usize {
+        match self {
+            Self::Equal { next, members } => {
+                let member = *next;
+                *next = if member + 1 == *members { 0 } else { member + 1 };
+                member
+            }
+            Self::Weighted { heap, weights, heaviest } => {
+                let Some(mut first) = heap.peek_mut() else { return 0 };
+                let Reverse(turn) = &mut *first;
+                turn.taken += 1;
+                // The k-th turn (from 0) falls in the first round in which k / weight is due.
+                turn.round = turn.taken * *heaviest / weights[turn.member];
+                turn.member
+            }
+        }
+    }
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every bit of the input reaches every bit of the output.
+fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const M: u32 = SIZES[0];
+
+    fn candidate(index: u32, weight: u16) -> Candidate {
+        Candidate { address: Ipv4Addr::from(0x0a00_0001 + index), port: 80, weight, id: MemberId(index) }
+    }
+
+    fn candidates(weights: &[u16]) -> Vec<Candidate> {
+        weights.iter().zip(0..).map(|(&weight, index)| candidate(index, weight)).collect()
+    }
+
+    fn counts(slots: &[MemberId]) -> BTreeMap<MemberId, usize> {
+        let mut counts = BTreeMap::new();
+        for member in slots {
+            *counts.entry(*member).or_default() += 1;
+        }
+        counts
+    }
+
+    fn all(_: MemberId) -> bool {
+        true
+    }
+
+    #[test]
+    fn sizes_are_primes_in_order() {
+        for size in SIZES {
+            assert!((2..).take_while(|d| d * d <= size).all(|d| size % d != 0), "{size} is not a prime");
+        }
+        assert!(SIZES.is_sorted());
+        assert!(SIZES[SIZES.len() - 1] as usize >= usize::from(u16::MAX) * SLOTS_PER_MEMBER);
+    }
+
+    #[test]
+    fn the_order_of_the_configuration_does_not_matter() {
+        let members = candidates(&[1, 2, 3, 0, 5, 1, 1]);
+        let mut reversed = members.clone();
+        reversed.reverse();
+        assert_eq!(Layout::new(&members).slots(all), Layout::new(&reversed).slots(all));
+    }
+
+    #[test]
+    fn shares_follow_weights_within_one_percent_or_one_slot() {
+        let skewed: Vec<u16> = (0..655).map(|i| if i == 0 { 65_535 } else { 1 }).collect();
+        let rising: Vec<u16> = (1..=655).collect();
+        let mixed: Vec<u16> = (0..600).map(|i| [1, 2, 3, 7, 100][i % 5]).collect();
+        let cases: [&[u16]; 9] =
+            [&[1; 3], &[1, 2, 3], &[65_535, 1], &[1; 655], &rising, &mixed, &skewed, &[7], &[3, 3, 3, 1]];
+        for weights in cases {
+            let slots = Layout::with_size(&candidates(weights), M).slots(all);
+            assert_eq!(slots.len(), M as usize, "every slot is filled");
+            let counts = counts(&slots);
+            let sum: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
+            for (index, &weight) in weights.iter().enumerate() {
+                let ideal = f64::from(M) * f64::from(weight) / sum;
+                let got = counts.get(&MemberId(index as u32)).copied().unwrap_or(0) as f64;
+                let allowed = (ideal * 0.01).max(1.0);
+                assert!(
+                    (got - ideal).abs() <= allowed || (weight > 0 && ideal < 1.0 && got <= 1.0),
+                    "{} members, weight {weight}: {got} slots, ideal {ideal}",
+                    weights.len()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_member_of_weight_zero_gets_nothing_and_a_light_one_something() {
+        let counts = counts(&Layout::new(&candidates(&[65_535, 65_535, 1, 0])).slots(all));
+        assert!(!counts.contains_key(&MemberId(3)));
+        assert!(counts[&MemberId(2)] >= 1);
+        assert!(Layout::new(&candidates(&[0, 0])).slots(all).is_empty());
+        assert!(Layout::new(&[]).slots(all).is_empty());
+    }
+
+    #[test]
+    fn equal_turns_are_the_weighted_ones_with_equal_weights() {
+        let members = candidates(&[5; 100]);
+        let members: Vec<_> = members.iter().collect();
+        let mut equal = Turns::new(&members);
+        let weights = vec![5; 100];
+        let heap = (0..100).map(|member| Reverse(Turn { round: 0, member, taken: 0 })).collect();
+        let mut weighted = Turns::Weighted { heap, weights, heaviest: 5 };
+        for _ in 0..1000 {
+            assert_eq!(equal.next(), weighted.next());
+        }
+    }
+
+    #[test]
+    fn removing_one_member_of_a_hundred_changes_few_slots() {
+        let members = candidates(&[1; 100]);
+        let before = Layout::with_size(&members, M).slots(all);
+        let (mut worst, mut sum) = (0.0_f64, 0.0);
+        for removed in 0..100 {
+            let mut fewer = members.clone();
+            fewer.remove(removed);
+            let after = Layout::with_size(&fewer, M).slots(all);
+            let changed = before.iter().zip(after.iter()).filter(|(a, b)| a != b).count();
+            let share = changed as f64 * 100.0 / f64::from(M);
+            worst = worst.max(share);
+            sum += share;
+        }
+        println!("1 member of 100 removed from the configuration: mean {:.2} %, worst {worst:.2} % of slots change", sum / 100.0);
+        assert!(worst <= 2.5, "{worst} % of the slots change");
+    }
+
+    /// The table of slots by the definition in the module's documentation, written down naively.
+    fn naive(layout: &Layout, down: &[u32]) -> Vec<MemberId> {
+        let size = layout.owners.len() as u64;
+        (0..size)
+            .map(|slot| {
+                let step = 1 + mix(slot) % (size - 1);
+                (0..size)
+                    .map(|k| layout.members[layout.owners[((slot + k * step) % size) as usize] as usize])
+                    .find(|member| !down.contains(&member.0))
+                    .expect("one member is usable")
+            })
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn a_health_change_moves_exactly_the_slots_of_the_member_concerned(
+            weights in prop::collection::vec(1u16..20, 2..12),
+            down in prop::collection::btree_set(0u32..12, 0..10),
+            changed in 0u32..12,
+        ) {
+            let count = weights.len() as u32;
+            let changed = changed % count;
+            let down: Vec<u32> = down.into_iter().filter(|&member| member < count && member != changed).collect();
+            let layout = Layout::with_size(&candidates(&weights), 2503);
+            let before = layout.slots(|member| !down.contains(&member.0));
+            prop_assert_eq!(&before[..], &naive(&layout, &down)[..]);
+            let without = layout.slots(|member| !down.contains(&member.0) && member.0 != changed);
+            if without.is_empty() {
+                prop_assert_eq!(down.len() as u32, count - 1);
+            } else {
+                for (slot, (was, is)) in before.iter().zip(without.iter()).enumerate() {
+                    prop_assert_eq!(was != is, was.0 == changed, "slot {}: {:?} became {:?}", slot, was, is);
+                }
+            }
+            prop_assert_eq!(&before, &layout.slots(|member| !down.contains(&member.0)), "its return restores the table");
+        }
+    }
+
+    #[test]
+    fn what_is_left_shares_the_slots_of_what_failed() {
+        let layout = Layout::with_size(&candidates(&[1; 100]), M);
+        let counts = counts(&layout.slots(|member| member.0 >= 50));
+        let ideal = f64::from(M) / 50.0;
+        for (member, count) in counts {
+            let deviation = (count as f64 - ideal).abs() / ideal;
+            assert!(deviation < 0.12, "{member:?} has {count} slots of {ideal}");
+        }
+    }
+}

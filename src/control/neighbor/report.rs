@@ -1,0 +1,221 @@
+//! What changed, in words for the log: one line for each real change.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Link, Network, NextHop, TABLE_SYSCTL, Unresolved};
+
+/// Lines about next hops, and about addresses, that one snapshot may cause; the rest is counted in one more. A link
+/// that takes thousands of members with it must not bury the line that says so.
+const LINES_AT_ONCE: usize = 20;
+
+/// A table that stays full, or events that are lost again and again, are said this often.
+const REPEAT_AFTER: Duration = Duration::from_secs(60);
+
+/// Writes the log.
+pub(super) struct Reporter {
+    listed: BTreeSet<String>,
+    last: Option<Arc<Network>>,
+    overflow_said: Option<Instant>,
+    reading_said: Option<Instant>,
+}
+
+impl Reporter {
+    pub(super) fn new(listed: BTreeSet<String>) -> Self {
+        Self { listed, last: None, overflow_said: None, reading_said: None }
+    }
+
+    /// Says what is new in a snapshot. Returns whether anything differs from the last one at all.
+    pub(super) fn report(&mut self, network: &Arc<Network>, now: Instant) -> bool {
+        let before = self.last.take();
+        if before.as_ref() == Some(network) {
+            self.last = before;
+            return false;
+        }
+        let lines = match &before {
+            Some(before) => changes(before, network),
+            None => first(&self.listed, network),
+        };
+        for line in lines {
+            line.write();
+        }
+        let overflows_before = before.map_or(0, |before| before.table_overflows);
+        if network.table_overflows > overflows_before && due(&mut self.overflow_said, now) {
+            tracing::warn!(
+                "the kernel's neighbour table is full ({} times since the start): raise {TABLE_SYSCTL}",
+                network.table_overflows
+            );
+        }
+        self.last = Some(Arc::clone(network));
+        true
+    }
+
+    /// All is read again, because events were lost. (The first reading is none again.)
+    pub(super) fn reading_all(&mut self) {
+        if self.last.is_some() && due(&mut self.reading_said, Instant::now()) {
+            tracing::warn!("missed some of the kernel's network events: reading links, addresses and neighbours again");
+        }
+    }
+}
+
+fn due(said: &mut Option<Instant>, now: Instant) -> bool {
+    let due = said.is_none_or(|at| now >= at + REPEAT_AFTER);
+    if due {
+        *said = Some(now);
+    }
+    due
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Info(String),
+    Warn(String),
+}
+
+impl Line {
+    fn write(&self) {
+        match self {
+            Self::Info(text) => tracing::info!("{text}"),
+            Self::Warn(text) => tracing::warn!("{text}"),
+        }
+    }
+}
+
+fn first(listed: &BTreeSet<String>, network: &Network) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for name in listed {
+        match network.links.get(name) {
+            Some(link) => lines.push(Line::Info(format!("{name}: {}", Described(link)))),
+            None => lines.push(Line::Warn(format!("{name} does not exist"))),
+        }
+    }
+    next_hops(&Network::default(), network, &mut lines);
+    lines
+}
+
+fn changes(before: &Network, after: &Network) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for name in before.links.keys().filter(|name| !after.links.contains_key(*name)) {
+        lines.push(Line::Warn(format!("{name} is gone")));
+    }
+    for (name, link) in &after.links {
+        match before.links.get(name) {
+            Some(before) => link_changes(name, before, link, &mut lines),
+            None => lines.push(Line::Info(format!("{name} appeared: {}", Described(link)))),
+        }
+    }
+    addresses(before, after, &mut lines);
+    next_hops(before, after, &mut lines);
+    lines
+}
+
+fn link_changes(name: &str, before: &Link, after: &Link, lines: &mut Vec<Line>) {
+    if before.index != after.index {
+        lines.push(Line::Info(format!("{name} was deleted and created again: {}", Described(after))));
+        return;
+    }
+    match (before.up, after.up) {
+        (true, false) => lines.push(Line::Warn(format!("{name} is down"))),
+        (false, true) => lines.push(Line::Info(format!("{name} is up"))),
+        _ => {}
+    }
+    if before.mtu != after.mtu {
+        lines.push(Line::Info(format!("{name}: MTU {}, was {}", after.mtu, before.mtu)));
+    }
+    if before.mac != after.mac {
+        lines.push(Line::Info(format!("{name}: address {}, was {}", Mac(after.mac), Mac(before.mac))));
+    }
+    let queues = |link: &Link| (link.rx_queues, link.tx_queues);
+    if queues(before) != queues(after) {
+        lines.push(Line::Info(format!(
+            "{name}: {} receive and {} transmit queues, were {} and {}",
+            after.rx_queues, after.tx_queues, before.rx_queues, before.tx_queues
+        )));
+    }
+}
+
+fn addresses(before: &Network, after: &Network, lines: &mut Vec<Line>) {
+    let gained = after.addresses.difference(&before.addresses).map(|address| (address, "gained"));
+    let lost = before.addresses.difference(&after.addresses).map(|address| (address, "lost"));
+    let mut all = gained.chain(lost);
+    for (address, verb) in all.by_ref().take(LINES_AT_ONCE) {
+        lines.push(Line::Info(format!("this host {verb} the address {address}")));
+    }
+    let rest = all.count();
+    if rest > 0 {
+        lines.push(Line::Info(format!("this host gained or lost {rest} more addresses")));
+    }
+}
+
+fn next_hops(before: &Network, after: &Network, lines: &mut Vec<Line>) {
+    let mut said = 0;
+    let (mut more_resolved, mut more_unresolved) = (0, 0);
+    for (target, now) in &after.next_hops {
+        let Some(line) = next_hop(*target, before.next_hops.get(target), now) else { continue };
+        said += 1;
+        match (&line, said <= LINES_AT_ONCE) {
+            (_, true) => lines.push(line),
+            (Line::Info(_), false) => more_resolved += 1,
+            (Line::Warn(_), false) => more_unresolved += 1,
+        }
+    }
+    if more_unresolved > 0 {
+        lines.push(Line::Warn(format!("{more_unresolved} more targets have no next hop")));
+    }
+    if more_resolved > 0 {
+        lines.push(Line::Info(format!("{more_resolved} more targets have a new next hop")));
+    }
+}
+
+type Known = Result<NextHop, Unresolved>;
+
+fn next_hop(target: Ipv4Addr, before: Option<&Known>, now: &Known) -> Option<Line> {
+    if before == Some(now) {
+        return None;
+    }
+    match (before, now) {
+        (_, Err(Unresolved::Resolving)) => None,
+        (_, Err(reason)) => Some(Line::Warn(format!("{target}: no next hop: {reason}"))),
+        (Some(Ok(before)), Ok(now)) if before.mac != now.mac && before.interface == now.interface => {
+            Some(Line::Info(format!("{target}: next hop {}, was {}", Hop(now), Mac(before.mac))))
+        }
+        (_, Ok(now)) => Some(Line::Info(format!("{target}: next hop {}", Hop(now)))),
+    }
+}
+
+struct Described<'a>(&'a Link);
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let link = self.0;
+        let state = if link.up { "up" } else { "down" };
+        write!(f, "{state}, MTU {}, address {}, index {}", link.mtu, Mac(link.mac), link.index)
+    }
+}
+
+struct Hop<'a>(&'a NextHop);
+
+impl fmt::Display for Hop<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", Mac(self.0.mac), self.0.interface)?;
+        if let Some(gateway) = self.0.gateway {
+            write!(f, " (gateway {gateway})")?;
+        }
+        if let Some(mtu) = self.0.mtu {
+            write!(f, " (MTU {mtu})")?;
+        }
+        Ok(())
+    }
+}
+
+struct Mac([u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}

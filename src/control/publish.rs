@@ -1,0 +1,59 @@
+//! Tables → workers, between two of their bursts. Retired tables come back and are freed here, never by a worker.
+
+use std::sync::Arc;
+
+use crate::dataplane::process::Conflict;
+use crate::dataplane::tables::{InterfaceId, Tables};
+use crate::dataplane::worker::{Mailbox, Order};
+
+/// Control's hand on all workers.
+#[derive(Debug, Default)]
+pub struct Publisher {
+    mailboxes: Vec<Arc<Mailbox>>,
+}
+
+/// A worker has left orders lying: it does not run any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("worker {0} has not taken its orders")]
+pub struct WorkerStuck(pub usize);
+
+impl Publisher {
+    /// Speaks to the workers behind these mailboxes.
+    pub fn new(mailboxes: Vec<Arc<Mailbox>>) -> Self {
+        Self { mailboxes }
+    }
+
+    /// Has every worker work by these tables.
+    pub fn publish(&self, tables: &Arc<Tables>) -> Result<(), WorkerStuck> {
+        for (worker, mailbox) in self.mailboxes.iter().enumerate() {
+            mailbox.order(Order::Publish(Arc::clone(tables))).map_err(|_| WorkerStuck(worker))?;
+        }
+        Ok(())
+    }
+
+    /// Has the first worker send a frame.
+    pub fn send(&self, interface: InterfaceId, frame: &[u8]) -> Result<(), WorkerStuck> {
+        let Some(mailbox) = self.mailboxes.first() else { return Ok(()) };
+        mailbox.order(Order::Send(interface, frame.into())).map_err(|_| WorkerStuck(0))
+    }
+
+    /// Has every worker end.
+    pub fn stop(&self) {
+        for mailbox in &self.mailboxes {
+            // A worker that takes no orders is joined all the same, and its join says so.
+            drop(mailbox.order(Order::Stop));
+        }
+    }
+
+    /// Frees what workers have retired.
+    pub fn collect(&self) {
+        for mailbox in &self.mailboxes {
+            mailbox.collect_retired();
+        }
+    }
+
+    /// Claims to VIPs' addresses that workers have seen.
+    pub fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
+        self.mailboxes.iter().flat_map(|mailbox| std::iter::from_fn(|| mailbox.conflict()))
+    }
+}

@@ -1,0 +1,340 @@
+//! TOML text to placed values: reads all of a file, reports all that is wrong, and knows none of its keys.
+//!
+//! serde stops at the first error. Here a table's keys are taken one by one, each as the type of the field that takes
+//! it; what is wrong with one is reported and does not keep the others from being read.
+
+use toml::de::{DeTable, DeValue};
+
+use super::report::{Errors, Place};
+
+/// A kind of value: what is allowed, and how it is read.
+pub(super) trait Value: Sized {
+    /// What is allowed, in words.
+    fn allowed() -> String;
+    /// The value, or why this is none.
+    fn read(value: &DeValue<'_>) -> Result<Self, Wrong>;
+}
+
+/// Why a value is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    /// What was found and what is wrong with it.
+    pub(super) what: String,
+    /// What was probably meant.
+    pub(super) meant: Option<String>,
+}
+
+impl Wrong {
+    pub(super) fn new(what: impl Into<String>) -> Wrong {
+        Wrong { what: what.into(), meant: None }
+    }
+
+    /// The full message.
+    pub(super) fn message(&self, allowed: &str) -> String {
+        let meant = self.meant.as_ref().map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
+        format!("{} (allowed: {allowed}{meant})", self.what)
+    }
+}
+
+/// A value and where it stands.
+#[derive(Debug)]
+pub(super) struct Field<T> {
+    pub(super) place: Place,
+    pub(super) value: T,
+}
+
+/// Parses `text` and hands the root table to `read`.
+pub(super) fn read_text<'t, T>(text: &'t str, errors: &Errors<'t>, read: impl FnOnce(&mut Table<'t, '_>) -> T) -> T {
+    let (root, syntax) = DeTable::parse_recoverable(text);
+    for error in syntax {
+        let span = error.span().unwrap_or_default();
+        errors.report_syntax(span.start, syntax_message(text, error.message(), span));
+    }
+    Table::read_with(Place::of_table("", 0), root.into_inner(), errors, read)
+}
+
+/// A table whose keys are taken one by one; what is left at the end is unknown.
+pub(super) struct Table<'t, 'e> {
+    place: Place,
+    entries: DeTable<'t>,
+    known: Vec<&'static str>,
+    errors: &'e Errors<'t>,
+}
+
+impl<'t, 'e> Table<'t, 'e> {
+    /// Where the table begins.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// A key that must be there. `None` if it is not, or is wrong: that has been reported.
+    pub(super) fn required<T: Value>(&mut self, name: &'static str) -> Option<Field<T>> {
+        if !self.entries.contains_key(name) {
+            let place = self.place.inside(name, self.place.at());
+            self.errors.report_missing_key(&place, format!("is missing (allowed: {})", T::allowed()));
+        }
+        self.optional(name)
+    }
+
+    /// A key that may be left out. `None` if it is, or is wrong: the latter has been reported.
+    pub(super) fn optional<T: Value>(&mut self, name: &'static str) -> Option<Field<T>> {
+        let (place, value) = self.take(name)?;
+        read_value(place, &value, self.errors)
+    }
+
+    /// A key with a default. `None` if it is wrong: that has been reported.
+    pub(super) fn with_default<T: Value>(&mut self, name: &'static str, default: T) -> Option<T> {
+        if self.entries.contains_key(name) {
+            self.optional(name).map(|field| field.value)
+        } else {
+            self.known.push(name);
+            Some(default)
+        }
+    }
+
+    /// A list that may be left out, but not be empty.
+    pub(super) fn list<T: Value>(&mut self, name: &'static str) -> Option<Vec<Field<T>>> {
+        let (place, value) = self.take(name)?;
+        let DeValue::Array(elements) = value else {
+            let wrong = Wrong::new(format!("{} is no array", describe(&value)));
+            self.errors.report(&place, wrong.message(&format!("an array, each of {}", T::allowed())));
+            return None;
+        };
+        if elements.is_empty() {
+            let wrong = Wrong::new("the array is empty");
+            self.errors.report(&place, wrong.message(&format!("at least one of {}, or no such key", T::allowed())));
+        }
+        let fields = elements.into_iter().enumerate().filter_map(|(index, element)| {
+            let place = self.place.inside(format!("{name}[{index}]"), element.span().start);
+            read_value(place, element.get_ref(), self.errors)
+        });
+        Some(fields.collect())
+    }
+
+    /// A table, `[name]`; read as an empty one if it is left out.
+    pub(super) fn table<T>(&mut self, name: &'static str, read: impl FnOnce(&mut Table<'t, 'e>) -> T) -> T {
+        let (at, entries) = match self.take(name) {
+            Some((place, DeValue::Table(entries))) => (place.at(), entries),
+            Some((place, value)) => {
+                let wrong = Wrong::new(format!("{} is no table", describe(&value)));
+                self.errors.report(&place, wrong.message(&format!("a table, [{name}]")));
+                (place.at(), DeTable::new())
+            }
+            None => (self.place.at(), DeTable::new()),
+        };
+        Table::read_with(Place::of_table(&self.path_of(name), at), entries, self.errors, read)
+    }
+
+    /// An array of tables, `[[name]]`; empty if it is left out.
+    pub(super) fn tables<T>(&mut self, name: &'static str, mut read: impl FnMut(&mut Table<'t, 'e>) -> T) -> Vec<T> {
+        let Some((place, value)) = self.take(name) else { return Vec::new() };
+        let path = self.path_of(name);
+        // A header is the path without its indices.
+        let header = path.replace(|c: char| c.is_ascii_digit() || c == '[' || c == ']', "");
+        let allowed = format!("an array of tables, [[{header}]]");
+        let DeValue::Array(elements) = value else {
+            let wrong = Wrong::new(format!("{} is no array of tables", describe(&value)));
+            self.errors.report(&place, wrong.message(&allowed));
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for (index, element) in elements.into_iter().enumerate() {
+            let place = Place::of_table(&format!("{path}[{index}]"), element.span().start);
+            match element.into_inner() {
+                DeValue::Table(entries) => tables.push(Table::read_with(place, entries, self.errors, &mut read)),
+                value => {
+                    let wrong = Wrong::new(format!("{} is no table", describe(&value)));
+                    self.errors.report(&place, wrong.message(&allowed));
+                }
+            }
+        }
+        tables
+    }
+
+    /// Whether nothing at all is listed under `name`; to be asked before it is taken.
+    pub(super) fn has_no(&self, name: &str) -> bool {
+        match self.entries.get(name).map(toml::Spanned::get_ref) {
+            Some(DeValue::Array(elements)) => elements.is_empty(),
+            Some(_) => false,
+            None => true,
+        }
+    }
+
+    /// Keys that the design knows and this version does not: refused by name, never ignored.
+    pub(super) fn not_built(&mut self, names: &[&'static str]) {
+        for &name in names {
+            if let Some((key, _)) = self.entries.remove_entry(name) {
+                let place = self.place.inside(name, key.span().start);
+                self.errors.report(&place, "is not built yet (allowed: no such key)");
+            }
+        }
+    }
+
+    /// Reports something about what this table holds.
+    pub(super) fn report_missing(&self, place: &Place, message: &str) {
+        self.errors.report_missing(place, message);
+    }
+
+    fn read_with<T>(
+        place: Place,
+        entries: DeTable<'t>,
+        errors: &'e Errors<'t>,
+        read: impl FnOnce(&mut Table<'t, 'e>) -> T,
+    ) -> T {
+        let mut table = Table { place, entries, known: Vec::new(), errors };
+        let result = read(&mut table);
+        table.report_unknown_keys();
+        result
+    }
+
+    fn report_unknown_keys(&self) {
+        for key in self.entries.keys() {
+            let name = key.get_ref();
+            let wrong = Wrong {
+                what: "unknown key".to_owned(),
+                meant: nearest(name, self.known.iter().copied()).map(str::to_owned),
+            };
+            let place = self.place.inside(bare_or_quoted(name), key.span().start);
+            self.errors.report(&place, wrong.message(&self.known.join(", ")));
+        }
+    }
+
+    /// The value under `name`, placed where it (for a table: its header) stands.
+    fn take(&mut self, name: &'static str) -> Option<(Place, DeValue<'t>)> {
+        self.known.push(name);
+        let value = self.entries.remove(name)?;
+        Some((self.place.inside(name, value.span().start), value.into_inner()))
+    }
+
+    fn path_of(&self, name: &'static str) -> String {
+        self.place.inside(name, 0).key()
+    }
+}
+
+/// The candidate that `text` was probably meant to be, if one is near enough.
+pub(super) fn nearest<'c>(text: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
+    let text: Vec<char> = text.to_lowercase().chars().collect();
+    candidates
+        .filter_map(|candidate| {
+            let letters: Vec<char> = candidate.to_lowercase().chars().collect();
+            // A third of the letters may be wrong: more, and the suggestion is a guess.
+            let limit = (letters.len() / 3).max(1);
+            // Bounds the work for absurdly long texts, too.
+            if letters.len().abs_diff(text.len()) > limit {
+                return None;
+            }
+            let distance = edit_distance(&text, &letters);
+            (distance <= limit).then_some((distance, candidate))
+        })
+        .min_by_key(|&(distance, _)| distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// `text` in quotes, on one line and of a bearable length.
+pub(super) fn quoted(text: &str) -> String {
+    /// Longer texts say nothing more and push the rest of the message out of sight.
+    const MOST: usize = 60;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// What was found where something else should be.
+pub(super) fn describe(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("the string {}", quoted(text)),
+        DeValue::Integer(number) => format!("the integer {number}"),
+        DeValue::Float(number) => format!("the float {number}"),
+        DeValue::Boolean(truth) => format!("the boolean {truth}"),
+        DeValue::Datetime(time) => format!("the date or time {time}"),
+        DeValue::Array(_) => "an array".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+fn read_value<T: Value>(place: Place, value: &DeValue<'_>, errors: &Errors<'_>) -> Option<Field<T>> {
+    match T::read(value) {
+        Ok(value) => Some(Field { place, value }),
+        Err(wrong) => {
+            errors.report(&place, wrong.message(&T::allowed()));
+            None
+        }
+    }
+}
+
+/// The parser's message in this crate's words: what is wrong, what was found, what is allowed.
+fn syntax_message(text: &str, message: &str, span: std::ops::Range<usize>) -> String {
+    let rest_of_line = text.get(span.start..).and_then(|rest| rest.lines().next()).unwrap_or_default().trim();
+    let unexpected = text.get(span.clone()).filter(|found| !found.is_empty()).unwrap_or(rest_of_line);
+    let found = match unexpected {
+        "" if text.get(span.start..).is_none_or(|rest| rest.trim().is_empty()) => "the file's end".to_owned(),
+        "" => "the line's end".to_owned(),
+        unexpected => quoted(unexpected),
+    };
+    let (what, expected) = message.split_once(", expected ").unwrap_or((message, "nothing"));
+    match (what, expected) {
+        ("string values must be quoted", _) => {
+            format!("no value, found {found} (allowed: text in quotes, a number, true, false, an array, a table)")
+        }
+        (what, "nothing") => format!("{what}, found {found}"),
+        (what, expected) => format!("{what}, found {found} (allowed: {expected})"),
+    }
+}
+
+/// A key as it would stand in a dotted path.
+fn bare_or_quoted(key: &str) -> String {
+    let bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if bare { key.to_owned() } else { quoted(key) }
+}
+
+/// Levenshtein's distance, row by row.
+fn edit_distance(from: &[char], to: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.iter().enumerate() {
+            let substituted = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suggestions_are_near_or_none() {
+        let rows: &[(&str, Option<&str>)] = &[
+            ("drr", Some("dr")),
+            ("DR", Some("dr")),
+            ("mglev", Some("maglev")),
+            ("magleev", Some("maglev")),
+            ("rd", None),
+            ("round-robin", None),
+            ("", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(nearest(text, ["dr", "maglev"].into_iter()), *expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn distances_match_published_examples() {
+        // The examples of Wagner and Fischer's textbook treatment.
+        for (from, to, expected) in [("kitten", "sitting", 3), ("sunday", "saturday", 3), ("", "abc", 3)] {
+            let letters = |text: &str| text.chars().collect::<Vec<_>>();
+            assert_eq!(edit_distance(&letters(from), &letters(to)), expected, "{from} {to}");
+        }
+    }
+
+    #[test]
+    fn what_was_found_stays_on_one_short_line() {
+        assert_eq!(quoted("a\nb"), r#""a\nb""#);
+        assert_eq!(quoted(&"x".repeat(100)), format!("\"{}\"…", "x".repeat(60)));
+    }
+}

@@ -1,0 +1,418 @@
+//! Single values: the words, names, addresses and numbers that a configuration may hold, each right by itself.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use toml::de::DeValue;
+
+use super::reader::{Value, Wrong, describe, nearest, quoted};
+
+/// How the steering program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// Native first; generic as a reported fallback.
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the kernel's generic path, which every driver has.
+    Generic,
+}
+
+/// Whether the NIC writes to our memory itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ZeroCopy {
+    /// Tried first; copying is the reported fallback.
+    Auto,
+    /// Zero-copy, or not at all.
+    On,
+    /// The kernel copies.
+    Off,
+}
+
+/// A VIP's layer-4 protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// The port or ports that a VIP serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VipPort {
+    /// One port, never 0; it beats `Any` on the same address.
+    Exact(u16),
+    /// Every port that no exact VIP of the same address and protocol serves.
+    Any,
+}
+
+/// How the network learns that this node owns a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announce {
+    /// Not by us: a route or a static neighbour entry points here.
+    None,
+    /// We answer ARP for it and announce it when it comes up.
+    Arp,
+}
+
+/// How a frame gets to its member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// Direct routing: only the MACs are rewritten; the member has the VIP on `lo` and answers the client itself.
+    Dr,
+}
+
+/// How a new flow's member is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduler {
+    /// Maglev consistent hashing.
+    Maglev,
+}
+
+/// A closed set of words, written as `Display` shows them.
+pub(super) trait Word: Copy + fmt::Display + 'static {
+    /// The words of this version.
+    const BUILT: &'static [Self];
+    /// Words that the design knows and this version does not.
+    const NOT_BUILT: &'static [&'static str] = &[];
+}
+
+impl Word for XdpMode {
+    const BUILT: &'static [Self] = &[XdpMode::Auto, XdpMode::Native, XdpMode::Generic];
+}
+
+impl Word for ZeroCopy {
+    const BUILT: &'static [Self] = &[ZeroCopy::Auto, ZeroCopy::On, ZeroCopy::Off];
+}
+
+impl Word for Protocol {
+    const BUILT: &'static [Self] = &[Protocol::Tcp, Protocol::Udp];
+}
+
+impl Word for Announce {
+    const BUILT: &'static [Self] = &[Announce::None, Announce::Arp];
+    const NOT_BUILT: &'static [&'static str] = &["vrrp", "bgp"];
+}
+
+impl Word for Forward {
+    const BUILT: &'static [Self] = &[Forward::Dr];
+    const NOT_BUILT: &'static [&'static str] = &["ipip", "gre", "gue", "nat", "fullnat"];
+}
+
+impl Word for Scheduler {
+    const BUILT: &'static [Self] = &[Scheduler::Maglev];
+    const NOT_BUILT: &'static [&'static str] = &["rr", "wrr", "lc", "wlc", "sh", "sed", "nq"];
+}
+
+impl fmt::Display for XdpMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            XdpMode::Auto => "auto",
+            XdpMode::Native => "native",
+            XdpMode::Generic => "generic",
+        })
+    }
+}
+
+impl fmt::Display for ZeroCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ZeroCopy::Auto => "auto",
+            ZeroCopy::On => "on",
+            ZeroCopy::Off => "off",
+        })
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        })
+    }
+}
+
+impl fmt::Display for VipPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VipPort::Exact(port) => port.fmt(f),
+            VipPort::Any => f.write_str("any"),
+        }
+    }
+}
+
+impl fmt::Display for Announce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Announce::None => "none",
+            Announce::Arp => "arp",
+        })
+    }
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Forward::Dr => "dr",
+        })
+    }
+}
+
+impl fmt::Display for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scheduler::Maglev => "maglev",
+        })
+    }
+}
+
+impl<T: Word> Value for T {
+    fn allowed() -> String {
+        T::BUILT.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<T, Wrong> {
+        let text = string(value)?;
+        if let Some(word) = T::BUILT.iter().find(|word| word.to_string() == text) {
+            return Ok(*word);
+        }
+        if T::NOT_BUILT.contains(&text) {
+            return Err(Wrong::new(format!("{} is not built yet", quoted(text))));
+        }
+        let words: Vec<String> = T::BUILT.iter().map(T::to_string).collect();
+        let meant = nearest(text, words.iter().map(String::as_str)).map(quoted);
+        Err(Wrong { what: format!("{} is unknown", quoted(text)), meant })
+    }
+}
+
+impl Value for bool {
+    fn allowed() -> String {
+        "true or false".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<bool, Wrong> {
+        value.as_bool().ok_or_else(|| Wrong::new(format!("{} is no boolean", describe(value))))
+    }
+}
+
+/// Any text.
+impl Value for String {
+    fn allowed() -> String {
+        "a string".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<String, Wrong> {
+        string(value).map(str::to_owned)
+    }
+}
+
+/// A directory. Relative ones would depend on where the service was started.
+impl Value for PathBuf {
+    fn allowed() -> String {
+        "an absolute path".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
+        let text = string(value)?;
+        if text.starts_with('/') && !text.contains('\0') {
+            Ok(PathBuf::from(text))
+        } else {
+            Err(Wrong::new(format!("{} is no absolute path", quoted(text))))
+        }
+    }
+}
+
+/// The name of a node, VIP, pool or member: `POOL/NAME` on the command line and a label in metrics.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Name(pub(super) String);
+
+impl Value for Name {
+    fn allowed() -> String {
+        "a name of the characters A-Z a-z 0-9 . _ -".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Name, Wrong> {
+        let text = string(value)?;
+        let odd = text.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-'));
+        match odd {
+            _ if text.is_empty() => Err(Wrong::new("the name is empty")),
+            Some(odd) => Err(Wrong::new(format!("{} has the character {odd:?}", quoted(text)))),
+            None => Ok(Name(text.to_owned())),
+        }
+    }
+}
+
+/// A network interface's name, as far as that can be judged without the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct InterfaceName(pub(super) String);
+
+impl Value for InterfaceName {
+    fn allowed() -> String {
+        "an interface name of 1 to 15 bytes without \"/\", \":\" and whitespace, such as \"eth0\"".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<InterfaceName, Wrong> {
+        let text = string(value)?;
+        if is_interface_name(text) {
+            Ok(InterfaceName(text.to_owned()))
+        } else {
+            Err(Wrong::new(format!("{} is no interface name", quoted(text))))
+        }
+    }
+}
+
+/// `dev_valid_name` (Linux 6.1, net/core/dev.c); its `isspace` is Latin-1's, byte by byte.
+fn is_interface_name(text: &str) -> bool {
+    /// `IFNAMSIZ` is 16 and counts the terminating zero.
+    const MOST: usize = 15;
+    let odd = |byte: u8| matches!(byte, b'/' | b':' | b' ' | b'\t'..=b'\r' | 0xa0 | 0);
+    (1..=MOST).contains(&text.len()) && text != "." && text != ".." && !text.bytes().any(odd)
+}
+
+/// The address of a VIP or a member: unicast, and one that another host can have.
+impl Value for Ipv4Addr {
+    fn allowed() -> String {
+        "a unicast IPv4 address".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Ipv4Addr, Wrong> {
+        let text = string(value)?;
+        let found = quoted(text);
+        if let Ok(address) = text.parse::<Ipv4Addr>() {
+            return match unusable(address) {
+                Some(why) => Err(Wrong::new(format!("{found} is {why}"))),
+                None => Ok(address),
+            };
+        }
+        if let Ok(with_port) = text.parse::<SocketAddrV4>() {
+            let meant = Some(quoted(&with_port.ip().to_string()));
+            return Err(Wrong { what: format!("{found} has a port"), meant });
+        }
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        match (IpAddr::from_str(address), prefix) {
+            (Ok(IpAddr::V4(_)), Some(_)) => {
+                Err(Wrong { what: format!("{found} has a prefix length"), meant: Some(quoted(address)) })
+            }
+            (Ok(IpAddr::V6(_)), _) => Err(Wrong::new(format!("{found} is IPv6, which is not built yet"))),
+            _ => Err(Wrong::new(format!("{found} is no IP address"))),
+        }
+    }
+}
+
+/// Why no VIP and no member can have this address.
+fn unusable(address: Ipv4Addr) -> Option<&'static str> {
+    match address.octets() {
+        // RFC 1122 §3.2.1.3 (a), (b).
+        [0, ..] => Some("in 0.0.0.0/8, which is unspecified"),
+        [127, ..] => Some("in 127.0.0.0/8, which is loopback"),
+        // RFC 5771 §3.
+        [224..=239, ..] => Some("in 224.0.0.0/4, which is multicast"),
+        [255, 255, 255, 255] => Some("the broadcast address"),
+        // RFC 1112 §4.
+        [240..=255, ..] => Some("in 240.0.0.0/4, which is reserved"),
+        _ => None,
+    }
+}
+
+impl Value for VipPort {
+    fn allowed() -> String {
+        "1 to 65535, or \"any\"".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<VipPort, Wrong> {
+        match value {
+            DeValue::String(text) if text == "any" => Ok(VipPort::Any),
+            DeValue::String(text) => {
+                let meant = match text.parse::<u16>() {
+                    Ok(1..) => Some(text.to_string()),
+                    _ => nearest(text, std::iter::once("any")).map(quoted),
+                };
+                Err(Wrong { what: format!("{} is unknown", quoted(text)), meant })
+            }
+            _ => integer(value, 1..=u16::MAX).map(VipPort::Exact),
+        }
+    }
+}
+
+/// A member's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Port(pub(super) u16);
+
+impl Value for Port {
+    fn allowed() -> String {
+        "1 to 65535".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Port, Wrong> {
+        integer(value, 1..=u16::MAX).map(Port)
+    }
+}
+
+/// A member's weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Weight(pub(super) u16);
+
+impl Value for Weight {
+    fn allowed() -> String {
+        "0 to 65535".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Weight, Wrong> {
+        integer(value, 0..=u16::MAX).map(Weight)
+    }
+}
+
+/// A CPU's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Core(pub(super) usize);
+
+impl Core {
+    /// `CPU_SETSIZE` (glibc, sched.h) is 1024: a higher CPU cannot be named when a thread is pinned.
+    const LAST: usize = 1023;
+}
+
+impl Value for Core {
+    fn allowed() -> String {
+        format!("0 to {}", Core::LAST)
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Core, Wrong> {
+        integer(value, 0..=Core::LAST).map(Core)
+    }
+}
+
+fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Wrong> {
+    value.as_str().ok_or_else(|| Wrong::new(format!("{} is no string", describe(value))))
+}
+
+fn integer<T>(value: &DeValue<'_>, allowed: RangeInclusive<T>) -> Result<T, Wrong>
+where
+    T: Copy + fmt::Display + PartialOrd + TryFrom<i128>,
+{
+    let Some(number) = value.as_integer() else {
+        return Err(Wrong::new(format!("{} is no integer", describe(value))));
+    };
+    // Without i128's range the sign alone says on which side it lies.
+    let parsed = i128::from_str_radix(number.as_str(), number.radix());
+    if let Some(inside) = parsed.clone().ok().and_then(|n| T::try_from(n).ok()).filter(|n| allowed.contains(n)) {
+        return Ok(inside);
+    }
+    let found = parsed.map_or_else(|_| shortened(number.as_str()), |n| n.to_string());
+    Err(Wrong::new(if found.starts_with('-') {
+        format!("{found} is less than {}", allowed.start())
+    } else if found == "0" {
+        format!("0 is less than {}", allowed.start())
+    } else {
+        format!("{found} is more than {}", allowed.end())
+    }))
+}
+
+fn shortened(digits: &str) -> String {
+    const MOST: usize = 40;
+    digits.get(..MOST).map_or_else(|| digits.to_owned(), |start| format!("{start}…"))
+}

@@ -1,0 +1,97 @@
+//! Configurations for the lab's balancer.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use super::Topology;
+
+/// A VIP with a pool of its own.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The VIP's name, and its pool's.
+    pub name: String,
+    /// The VIP's address.
+    pub address: Ipv4Addr,
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
+    /// The VIP's port; `None` is any port.
+    pub port: Option<u16>,
+    /// The weights of the lab's first members: as many members as there are weights.
+    pub weights: Vec<u16>,
+}
+
+impl Service {
+    /// HTTP on the default VIP.
+    pub fn http(weights: &[u16]) -> Self {
+        Self { name: "web".to_owned(), address: Topology::VIP, protocol: "tcp", port: Some(80), weights: weights.to_vec() }
+    }
+
+    /// UDP on the default VIP's port 53.
+    pub fn dns(weights: &[u16]) -> Self {
+        Self { name: "dns".to_owned(), protocol: "udp", port: Some(53), ..Self::http(weights) }
+    }
+}
+
+pub(super) fn dr_config(services: &[Service], directory: &Path) -> String {
+    let mut toml = format!(
+        "[node]\nname = \"lab\"\nhash_seed = \"lab\"\nstate_dir = {:?}\n\n[[interface]]\nname = \"eth0\"\n",
+        directory.join("state")
+    );
+    for Service { name, address, protocol, port, weights } in services {
+        let port = port.map_or_else(|| "\"any\"".to_owned(), |port| port.to_string());
+        // Writing to a String cannot fail.
+        let _ = write!(
+            toml,
+            "\n[[vip]]\nname = \"{name}\"\naddress = \"{address}\"\nprotocol = \"{protocol}\"\nport = {port}\n\
+             pool = \"{name}\"\nannounce = \"arp\"\n\
+             \n[[pool]]\nname = \"{name}\"\nforward = \"dr\"\nscheduler = \"maglev\"\n"
+        );
+        for (index, weight) in weights.iter().enumerate() {
+            let _ = write!(
+                toml,
+                "\n[[pool.member]]\nname = \"{}\"\naddress = \"{}\"\nweight = {weight}\n",
+                Topology::member_name(index),
+                Topology::member_address(index)
+            );
+        }
+    }
+    toml
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_readable() {
+        let any = Service { name: "all".to_owned(), port: None, ..Service::http(&[7]) };
+        let expected = r#"[node]
+name = "lab"
+hash_seed = "lab"
+state_dir = "/x/state"
+
+[[interface]]
+name = "eth0"
+
+[[vip]]
+name = "all"
+address = "198.51.100.50"
+protocol = "tcp"
+port = "any"
+pool = "all"
+announce = "arp"
+
+[[pool]]
+name = "all"
+forward = "dr"
+scheduler = "maglev"
+
+[[pool.member]]
+name = "member1"
+address = "198.51.100.101"
+weight = 7
+"#;
+        assert_eq!(dr_config(&[any], Path::new("/x")), expected);
+    }
+}

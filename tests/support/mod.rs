@@ -1,0 +1,221 @@
+//! Shared by tests and benches: frames written by hand, and tables to send them through.
+//!
+//! Frames are built byte by byte, with no library that the parser uses too: a mistake cannot cancel itself out.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(missing_docs, reason = "test code")]
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use pointsman::dataplane::select::Seed;
+use pointsman::dataplane::service::{Destination, ServiceTable};
+use pointsman::dataplane::tables::{Interface, InterfaceId, Member, MemberId, Tables, Vip, VipAddress, VipId};
+
+pub const LB_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x10];
+pub const ROUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
+pub const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const ICMP: u8 = 1;
+
+pub fn member_mac(member: u8) -> [u8; 6] {
+    [0x02, 0, 0, 0, 1, member]
+}
+
+/// An IPv4 packet in an Ethernet frame. Every field can be spoilt.
+#[derive(Clone)]
+pub struct Frame {
+    pub destination_mac: [u8; 6],
+    pub source_mac: [u8; 6],
+    pub vlan: Option<u16>,
+    pub ether_type: u16,
+    pub version: u8,
+    pub header_words: u8,
+    pub options: Vec<u8>,
+    pub total_length: Option<u16>,
+    pub fragment: u16,
+    pub ttl: u8,
+    pub protocol: u8,
+    pub source: Ipv4Addr,
+    pub destination: Ipv4Addr,
+    pub payload: Vec<u8>,
+    pub padding: usize,
+}
+
+impl Frame {
+    pub fn ipv4(protocol: u8, payload: Vec<u8>) -> Self {
+        Self {
+            destination_mac: LB_MAC,
+            source_mac: ROUTER_MAC,
+            vlan: None,
+            ether_type: 0x0800,
+            version: 4,
+            header_words: 5,
+            options: Vec::new(),
+            total_length: None,
+            fragment: 0x4000, // don't fragment
+            ttl: 61,
+            protocol,
+            source: CLIENT,
+            destination: VIP,
+            payload,
+            padding: 0,
+        }
+    }
+
+    pub fn tcp(source_port: u16, destination_port: u16, data: usize) -> Self {
+        Self::ipv4(TCP, tcp_segment(source_port, destination_port, data))
+    }
+
+    pub fn udp(source_port: u16, destination_port: u16, data: usize) -> Self {
+        Self::ipv4(UDP, udp_datagram(source_port, destination_port, data))
+    }
+
+    pub fn echo(identifier: u16, data: &[u8]) -> Self {
+        let mut message = vec![8, 0, 0, 0];
+        message.extend(identifier.to_be_bytes());
+        message.extend([0, 1]);
+        message.extend(data);
+        let sum = checksum(&message);
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        Self::ipv4(ICMP, message)
+    }
+
+    /// An ICMP error about a packet that a member sent to the client in the VIP's name.
+    pub fn icmp_error(kind: u8, code: u8, embedded: &[u8]) -> Self {
+        let mut message = vec![kind, code, 0, 0, 0, 0, 0x05, 0xdc];
+        message.extend(embedded);
+        let sum = checksum(&message);
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        Self { source: Ipv4Addr::new(198, 51, 100, 9), ..Self::ipv4(ICMP, message) }
+    }
+
+    /// The IPv4 packet alone.
+    pub fn packet(&self) -> Vec<u8> {
+        let header = 20 + self.options.len();
+        let length = self.total_length.unwrap_or((header + self.payload.len()) as u16);
+        let mut packet = vec![self.version << 4 | self.header_words, 0];
+        packet.extend(length.to_be_bytes());
+        packet.extend([0x12, 0x34]);
+        packet.extend(self.fragment.to_be_bytes());
+        packet.extend([self.ttl, self.protocol, 0, 0]);
+        packet.extend(self.source.octets());
+        packet.extend(self.destination.octets());
+        packet.extend(&self.options);
+        let sum = checksum(&packet);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet.extend(&self.payload);
+        packet
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut frame = Vec::new();
+        frame.extend(self.destination_mac);
+        frame.extend(self.source_mac);
+        if let Some(vlan) = self.vlan {
+            frame.extend([0x81, 0x00]);
+            frame.extend(vlan.to_be_bytes());
+        }
+        frame.extend(self.ether_type.to_be_bytes());
+        frame.extend(self.packet());
+        frame.extend(std::iter::repeat_n(0xee, self.padding));
+        frame
+    }
+}
+
+pub fn tcp_segment(source_port: u16, destination_port: u16, data: usize) -> Vec<u8> {
+    let mut segment = Vec::new();
+    segment.extend(source_port.to_be_bytes());
+    segment.extend(destination_port.to_be_bytes());
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 2, 5 << 4, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend((0..data).map(|i| i as u8));
+    segment
+}
+
+pub fn udp_datagram(source_port: u16, destination_port: u16, data: usize) -> Vec<u8> {
+    let mut datagram = Vec::new();
+    datagram.extend(source_port.to_be_bytes());
+    datagram.extend(destination_port.to_be_bytes());
+    datagram.extend(((8 + data) as u16).to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend((0..data).map(|i| i as u8));
+    datagram
+}
+
+pub struct ArpFrame {
+    pub destination_mac: [u8; 6],
+    pub operation: u16,
+    pub sender_mac: [u8; 6],
+    pub sender: Ipv4Addr,
+    pub target: Ipv4Addr,
+}
+
+impl ArpFrame {
+    pub fn request(sender: Ipv4Addr, target: Ipv4Addr) -> Self {
+        Self { destination_mac: [0xff; 6], operation: 1, sender_mac: ROUTER_MAC, sender, target }
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut frame = Vec::new();
+        frame.extend(self.destination_mac);
+        frame.extend(self.sender_mac);
+        frame.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4]);
+        frame.extend(self.operation.to_be_bytes());
+        frame.extend(self.sender_mac);
+        frame.extend(self.sender.octets());
+        frame.extend([0; 6]);
+        frame.extend(self.target.octets());
+        frame.extend([0; 18]);
+        frame
+    }
+}
+
+/// RFC 1071 §4.1, as in its C listing: the sum of all 16-bit words, folded, complemented.
+pub fn checksum(bytes: &[u8]) -> u16 {
+    let mut sum: u32 = 0;
+    for word in bytes.chunks(2) {
+        sum += u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0));
+    }
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// VIP 203.0.113.2: tcp/80 and udp/53 over all members; 203.0.113.3: tcp on any port; 203.0.113.4: tcp/80 without a
+/// usable member. The first two are announced.
+pub fn tables(members: u32, mtu: u32) -> Tables {
+    let slots: Arc<[MemberId]> = (0..members.max(1) * 50).map(|slot| MemberId(slot % members.max(1))).collect();
+    let empty: Arc<[MemberId]> = Arc::new([]);
+    let destination = |last: u8, protocol, port| Destination {
+        address: Ipv4Addr::new(203, 0, 113, last).into(),
+        protocol,
+        port,
+    };
+    let services = [
+        (destination(2, TCP, 80), VipId(0)),
+        (destination(2, UDP, 53), VipId(1)),
+        (destination(3, TCP, 0), VipId(2)),
+        (destination(4, TCP, 80), VipId(3)),
+    ];
+    let vip = |slots: &Arc<[MemberId]>| Vip { slots: Arc::clone(slots) };
+    let address = |last, announced| VipAddress { address: Ipv4Addr::new(203, 0, 113, last).into(), announced };
+    Tables {
+        generation: 1,
+        services: ServiceTable::new(&services),
+        vips: [vip(&slots), vip(&slots), vip(&slots), vip(&empty)].into(),
+        members: (0..members).map(|member| table_member(member as u8, mtu)).collect(),
+        interfaces: [Interface { mac: LB_MAC }].into(),
+        addresses: [address(2, true), address(3, true), address(4, false)].into(),
+        seed: Seed::from_text("test"),
+    }
+}
+
+fn table_member(member: u8, mtu: u32) -> Member {
+    let mut macs = [0; 12];
+    macs[..6].copy_from_slice(&member_mac(member));
+    macs[6..].copy_from_slice(&LB_MAC);
+    Member { macs: Some(macs), egress: InterfaceId(0), mtu }
+}

@@ -1,0 +1,263 @@
+//! The packet's walk as a table: what comes in, what becomes of it, byte for byte.
+
+mod support;
+
+use std::net::Ipv4Addr;
+
+use pointsman::dataplane::flow::{FlowTable, Now};
+use pointsman::dataplane::process::{Conflict, Decision, Packet, State, carry_out, decide};
+use pointsman::dataplane::tables::{InterfaceId, MemberId, Tables, VipId};
+use pointsman::dataplane::verdict::{Answer, DropReason, Verdict};
+use support::*;
+
+const NOW: Now = Now(0);
+const INGRESS: InterfaceId = InterfaceId(0);
+
+fn walk(tables: &Tables, frame: &[u8]) -> (Decision, Option<Vec<u8>>) {
+    let flows = FlowTable::default();
+    let decision = decide(&State { tables, flows: &flows }, &Packet { frame, ingress: INGRESS }, NOW);
+    let mut output = frame.to_vec();
+    let egress = carry_out(decision.verdict, &mut output, tables, INGRESS);
+    (decision, egress.map(|_| output))
+}
+
+fn assert_drop(description: &str, frame: &[u8], reason: DropReason) {
+    let (decision, output) = walk(&tables(1, 1500), frame);
+    assert_eq!(decision.verdict, Verdict::Drop(reason), "{description}");
+    assert_eq!(output, None, "{description}");
+}
+
+fn assert_forwarded(description: &str, frame: &Frame) {
+    let before = frame.bytes();
+    let (decision, output) = walk(&tables(1, 1500), &before);
+    assert_eq!(decision.verdict, Verdict::Transmit(MemberId(0)), "{description}");
+    let mut expected = before;
+    expected[..6].copy_from_slice(&member_mac(0));
+    expected[6..12].copy_from_slice(&LB_MAC);
+    assert_eq!(output, Some(expected), "{description}: only the MACs change");
+}
+
+#[test]
+fn what_is_dropped_and_why() {
+    let tcp = Frame::tcp(40_000, 80, 100);
+    let cut = |bytes: usize| tcp.bytes()[..bytes].to_vec();
+    let udp_with_length = |length: u16| {
+        let mut frame = Frame::udp(40_000, 53, 20);
+        frame.payload[4..6].copy_from_slice(&length.to_be_bytes());
+        frame.bytes()
+    };
+    let to = |last: u8, frame: Frame| Frame { destination: Ipv4Addr::new(203, 0, 113, last), ..frame }.bytes();
+    let mut short_offset = tcp.clone();
+    short_offset.payload[12] = 4 << 4;
+    let mut long_offset = Frame::tcp(40_000, 80, 0);
+    long_offset.payload[12] = 6 << 4;
+    let mut odd_arp = ArpFrame::request(CLIENT, VIP).bytes();
+    odd_arp[15] = 6; // IEEE 802 instead of Ethernet
+    let short_arp = ArpFrame::request(CLIENT, VIP).bytes()[..14 + 27].to_vec();
+    let rows: Vec<(&str, Vec<u8>, DropReason)> = vec![
+        ("empty", vec![], DropReason::EthernetTruncated),
+        ("13 bytes", cut(13), DropReason::EthernetTruncated),
+        ("Ethernet header alone", cut(14), DropReason::Ipv4Truncated),
+        ("19 bytes of IPv4 header", cut(14 + 19), DropReason::Ipv4Truncated),
+        ("VLAN tag", Frame { vlan: Some(5), ..tcp.clone() }.bytes(), DropReason::VlanTagged),
+        ("IPv6", Frame { ether_type: 0x86dd, ..tcp.clone() }.bytes(), DropReason::EtherTypeUnknown),
+        ("other MAC", Frame { destination_mac: member_mac(1), ..tcp.clone() }.bytes(), DropReason::OtherHost),
+        ("broadcast MAC", Frame { destination_mac: [0xff; 6], ..tcp.clone() }.bytes(), DropReason::OtherHost),
+        ("version 6", Frame { version: 6, ..tcp.clone() }.bytes(), DropReason::Ipv4Version),
+        ("version 0", Frame { version: 0, ..tcp.clone() }.bytes(), DropReason::Ipv4Version),
+        ("IHL 4", Frame { header_words: 4, ..tcp.clone() }.bytes(), DropReason::Ipv4HeaderLength),
+        ("IHL 0", Frame { header_words: 0, ..tcp.clone() }.bytes(), DropReason::Ipv4HeaderLength),
+        (
+            "IHL 15 in a short packet",
+            Frame { header_words: 15, ..Frame::tcp(1, 80, 0) }.bytes(),
+            DropReason::Ipv4Truncated,
+        ),
+        (
+            "IHL beyond the total length",
+            Frame { header_words: 15, total_length: Some(40), ..tcp.clone() }.bytes(),
+            DropReason::Ipv4TotalLength,
+        ),
+        ("total length 0", Frame { total_length: Some(0), ..tcp.clone() }.bytes(), DropReason::Ipv4TotalLength),
+        ("total length 19", Frame { total_length: Some(19), ..tcp.clone() }.bytes(), DropReason::Ipv4TotalLength),
+        ("total length one too many", Frame { total_length: Some(141), ..tcp.clone() }.bytes(), DropReason::Ipv4TotalLength),
+        ("first fragment", Frame { fragment: 0x2000, ..tcp.clone() }.bytes(), DropReason::Ipv4Fragment),
+        ("last fragment", Frame { fragment: 0x00b9, ..tcp.clone() }.bytes(), DropReason::Ipv4Fragment),
+        ("GRE", Frame { protocol: 47, ..tcp.clone() }.bytes(), DropReason::ProtocolUnknown),
+        ("total length ends inside the TCP header", Frame { total_length: Some(39), ..tcp.clone() }.bytes(), DropReason::TcpTruncated),
+        ("no TCP at all", Frame { total_length: Some(20), ..tcp.clone() }.bytes(), DropReason::TcpTruncated),
+        ("TCP data offset 4", short_offset.bytes(), DropReason::TcpDataOffset),
+        ("TCP data offset beyond the packet", long_offset.bytes(), DropReason::TcpTruncated),
+        (
+            "total length ends inside the UDP header",
+            Frame { total_length: Some(27), ..Frame::udp(1, 53, 9) }.bytes(),
+            DropReason::UdpTruncated,
+        ),
+        ("UDP length 7", udp_with_length(7), DropReason::UdpLength),
+        ("UDP length 0", udp_with_length(0), DropReason::UdpLength),
+        ("UDP length one too many", udp_with_length(29), DropReason::UdpLength),
+        (
+            "total length ends inside the ICMP header",
+            Frame { total_length: Some(27), ..Frame::echo(1, b"x") }.bytes(),
+            DropReason::IcmpTruncated,
+        ),
+        ("address without VIPs", to(9, tcp.clone()), DropReason::NoVip),
+        ("port that nobody serves", Frame::tcp(40_000, 81, 0).bytes(), DropReason::NoService),
+        ("port 0", Frame::tcp(40_000, 0, 0).bytes(), DropReason::NoService),
+        ("UDP to a TCP service", Frame::udp(40_000, 80, 0).bytes(), DropReason::NoService),
+        ("no usable member", to(4, tcp.clone()), DropReason::NoMember),
+        ("echo to an address without VIPs", to(9, Frame::echo(1, b"")), DropReason::NoVip),
+        ("ICMP timestamp request", Frame::ipv4(ICMP, vec![13; 20]).bytes(), DropReason::IcmpUnhandled),
+        ("ICMP echo reply", Frame::ipv4(ICMP, vec![0; 8]).bytes(), DropReason::IcmpUnhandled),
+        ("ICMP error without a packet in it", Frame::icmp_error(3, 4, &[]).bytes(), DropReason::IcmpUnrelated),
+        (
+            "ICMP error about somebody else's packet",
+            Frame::icmp_error(3, 4, &Frame::tcp(40_000, 80, 0).packet()).bytes(),
+            DropReason::IcmpUnrelated,
+        ),
+        ("ARP for Ethernet's cousin", odd_arp, DropReason::ArpMalformed),
+        ("short ARP", short_arp, DropReason::ArpMalformed),
+        ("ARP for another host", ArpFrame::request(CLIENT, Ipv4Addr::new(203, 0, 113, 9)).bytes(), DropReason::ArpNotOurs),
+        (
+            "ARP for a VIP that is not announced",
+            ArpFrame::request(CLIENT, Ipv4Addr::new(203, 0, 113, 4)).bytes(),
+            DropReason::ArpNotOurs,
+        ),
+        (
+            "ARP reply to somebody",
+            ArpFrame { operation: 2, ..ArpFrame::request(CLIENT, VIP) }.bytes(),
+            DropReason::ArpNotOurs,
+        ),
+        (
+            "our own announcement, come back",
+            ArpFrame { sender_mac: LB_MAC, ..ArpFrame::request(VIP, VIP) }.bytes(),
+            DropReason::ArpNotOurs,
+        ),
+    ];
+    for (description, frame, reason) in &rows {
+        assert_drop(description, frame, *reason);
+    }
+}
+
+#[test]
+fn what_is_forwarded_keeps_every_byte_but_the_macs() {
+    let with_options = Frame { header_words: 7, options: vec![1; 8], ..Frame::tcp(40_000, 80, 10) };
+    let to_any = Frame { destination: Ipv4Addr::new(203, 0, 113, 3), ..Frame::tcp(40_000, 12_345, 10) };
+    let rows = [
+        ("TCP", Frame::tcp(40_000, 80, 100)),
+        ("TCP without data, padded to the shortest frame", Frame { padding: 6, ..Frame::tcp(40_000, 80, 0) }),
+        ("TCP from port 0", Frame::tcp(0, 80, 0)),
+        ("IPv4 options", with_options),
+        ("UDP", Frame::udp(40_000, 53, 100)),
+        ("UDP without data", Frame::udp(40_000, 53, 0)),
+        ("any port", to_any),
+        ("TTL 1: direct routing is no hop", Frame { ttl: 1, ..Frame::tcp(40_000, 80, 1) }),
+        ("a packet of exactly the MTU", Frame::tcp(40_000, 80, 1460)),
+        ("don't-fragment clear", Frame { fragment: 0, ..Frame::tcp(40_000, 80, 1) }),
+    ];
+    for (description, frame) in &rows {
+        assert_forwarded(description, frame);
+    }
+}
+
+#[test]
+fn a_packet_above_the_mtu_is_oversize_and_counted_for_its_vip() {
+    let (decision, output) = walk(&tables(1, 1500), &Frame::tcp(40_000, 80, 1461).bytes());
+    assert_eq!(decision.verdict, Verdict::Drop(DropReason::Oversize));
+    assert_eq!(decision.effects.vip, Some(VipId(0)));
+    assert_eq!(output, None);
+    // The MTU limits the IPv4 packet, not the frame: padding does not count.
+    let padded = Frame { padding: 200, ..Frame::tcp(40_000, 80, 1460) };
+    assert_eq!(walk(&tables(1, 1500), &padded.bytes()).0.verdict, Verdict::Transmit(MemberId(0)));
+}
+
+#[test]
+fn a_member_without_a_mac_takes_nothing() {
+    let mut tables = tables(1, 1500);
+    tables.members[0].macs = None;
+    let (decision, _) = walk(&tables, &Frame::tcp(40_000, 80, 0).bytes());
+    assert_eq!(decision.verdict, Verdict::Drop(DropReason::NoMember));
+}
+
+#[test]
+fn a_flow_stays_and_flows_spread() {
+    let tables = tables(3, 1500);
+    let mut seen = [0; 3];
+    for port in 1024..11_024 {
+        let first = walk(&tables, &Frame::tcp(port, 80, 0).bytes()).0;
+        let second = walk(&tables, &Frame::tcp(port, 80, 900).bytes()).0;
+        assert_eq!(first.verdict, second.verdict, "port {port}");
+        let Verdict::Transmit(member) = first.verdict else { panic!("port {port}: {first:?}") };
+        seen[member.0 as usize] += 1;
+    }
+    for count in seen {
+        assert!((3100..3570).contains(&count), "{seen:?}");
+    }
+}
+
+#[test]
+fn an_icmp_error_follows_the_flow_it_is_about() {
+    let tables = tables(7, 1500);
+    for port in 1024..2024 {
+        let forward = walk(&tables, &Frame::tcp(port, 80, 0).bytes()).0.verdict;
+        // The member's packet to the client, of which an error need quote no more than eight bytes past the header.
+        let reply = Frame { source: VIP, destination: CLIENT, ..Frame::tcp(80, port, 1400) }.packet();
+        for (kind, code) in [(3, 4), (3, 1), (11, 0), (12, 0)] {
+            let error = Frame::icmp_error(kind, code, &reply[..28]);
+            let (decision, output) = walk(&tables, &error.bytes());
+            assert_eq!(decision.verdict, forward, "port {port}, type {kind}");
+            assert_eq!(output.expect("forwarded")[12..], error.bytes()[12..], "only the MACs change");
+        }
+        let short = Frame::icmp_error(3, 4, &reply[..27]);
+        assert_eq!(walk(&tables, &short.bytes()).0.verdict, Verdict::Drop(DropReason::IcmpUnrelated));
+    }
+}
+
+#[test]
+fn an_echo_request_becomes_its_reply() {
+    for data in [&b""[..], b"x", b"odd", b"the quick brown fox jumps over the lazy dog"] {
+        let request = Frame::echo(0xabcd, data);
+        let (decision, output) = walk(&tables(1, 1500), &request.bytes());
+        assert_eq!(decision.verdict, Verdict::Answer(Answer::EchoReply));
+        let mut expected = Frame { ttl: 64, source: VIP, destination: CLIENT, ..request.clone() };
+        expected.destination_mac = ROUTER_MAC;
+        expected.source_mac = LB_MAC;
+        expected.payload[0] = 0;
+        expected.payload[2..4].fill(0);
+        let sum = checksum(&expected.payload);
+        expected.payload[2..4].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(output, Some(expected.bytes()), "{data:?}");
+    }
+}
+
+#[test]
+fn an_arp_request_for_a_vip_becomes_its_reply() {
+    let request = ArpFrame::request(CLIENT, VIP);
+    let (decision, output) = walk(&tables(1, 1500), &request.bytes());
+    assert_eq!(decision.verdict, Verdict::Answer(Answer::ArpReply));
+    let mut expected =
+        ArpFrame { destination_mac: ROUTER_MAC, operation: 2, sender_mac: LB_MAC, sender: VIP, target: CLIENT }.bytes();
+    expected[32..38].copy_from_slice(&ROUTER_MAC);
+    assert_eq!(output, Some(expected));
+}
+
+#[test]
+fn a_probe_for_a_vip_is_answered_so_that_nobody_takes_it() {
+    // RFC 5227 §2.1.1: a probe's sender address is zero.
+    let probe = ArpFrame::request(Ipv4Addr::UNSPECIFIED, VIP);
+    assert_eq!(walk(&tables(1, 1500), &probe.bytes()).0.verdict, Verdict::Answer(Answer::ArpReply));
+}
+
+#[test]
+fn another_hosts_claim_to_a_vip_is_a_conflict() {
+    let claim = Some(Conflict { address: VIP.into(), mac: ROUTER_MAC });
+    for frame in [
+        ArpFrame::request(VIP, VIP),
+        ArpFrame::request(VIP, CLIENT),
+        ArpFrame { operation: 2, ..ArpFrame::request(VIP, CLIENT) },
+    ] {
+        let (decision, output) = walk(&tables(1, 1500), &frame.bytes());
+        assert_eq!(decision.verdict, Verdict::Drop(DropReason::ArpConflict));
+        assert_eq!(decision.effects.conflict, claim);
+        assert_eq!(output, None);
+    }
+}
