@@ -7,7 +7,7 @@
 //! `rewrite` → `port` (tx ring). `process` names these stages in this order; `worker` is the loop around it.
 //!
 //! **A config's walk** ([`control`]):
-//! `file` (serde mirror of the TOML) → `model` (validated; errors name file, line, column and key) → `compile`
+//! `file` (the TOML as it is written, every value with its place) → `model` (validated; errors name file, line, column and key) → `compile`
 //! (model + neighbours → immutable `Tables`; pure) → `publish` (to each worker, between two bursts; retired
 //! tables come back to control to be freed) → worker.
 //!

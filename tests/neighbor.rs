@@ -6,13 +6,14 @@
 //!
 //! Needs root and iproute2. Nothing outside the namespaces is touched; they vanish with the test.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::future::Future;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,7 +62,8 @@ fn a_target_behind_a_gateway_has_the_gateways_address() {
 #[test]
 fn reasons_are_named() {
     run(async |world| {
-        world.here.ip("link add eth1 type dummy");
+        world.here.ip("link add eth1 type veth peer name eth2");
+        world.here.ip("link set eth2 up");
         world.here.ip("address add 10.1.0.1/24 dev eth1");
         world.here.ip("link set eth1 up");
         world.here.ip("route add unreachable 10.2.0.0/24");
@@ -296,10 +298,10 @@ fn lost_events_cause_a_full_reading() {
         let watcher = world.watch(&[PEER]).await;
         until(&watcher, "resolved", |network| network.next_hops[&PEER].is_ok()).await;
         // This thread's runtime stands still meanwhile, so nobody takes the events; the last ones do not fit any more.
-        let routes: String = (0..30_000)
-            .map(|n| format!("route add 172.{}.{}.{}/32 via 10.0.0.2\n", 16 + n / 65536, n / 256 % 256, n % 256))
+        let routes: Vec<String> = (0..30_000)
+            .map(|n| format!("route add 172.{}.{}.{}/32 via 10.0.0.2", 16 + n / 65536, n / 256 % 256, n % 256))
             .collect();
-        world.here.ip_batch(&routes);
+        world.here.ip_batch(&routes.join("\n"));
         world.here.ip("link set lb0 mtu 1300");
         world.here.ip("address add 10.0.0.77/32 dev lo");
         until(&watcher, "up to date", |network| {
@@ -326,7 +328,6 @@ fn thousands_of_silent_targets_do_not_flood_the_link() {
         wait_for("some thousand ARP requests", || world.there.received("m0") >= before + 1000).await;
         let (requests, seconds) = (world.there.received("m0") - before, start.elapsed().as_secs_f64());
         println!("{requests} ARP requests in {seconds:.1} s");
-        #[expect(clippy::cast_precision_loss)]
         let allowed = (WAITING as f64) * (seconds + 1.0);
         assert!((requests as f64) <= allowed, "{requests} requests in {seconds:.1} s are more than {allowed:.0}");
 
@@ -471,40 +472,44 @@ impl Namespace {
     }
 }
 
-/// What this thread logs, without times and levels.
-struct Log {
-    text: Arc<Mutex<Vec<u8>>>,
-    _guard: tracing::subscriber::DefaultGuard,
-}
+/// What this thread logs, without times and levels. (The tests share one subscriber: those set for a single thread miss
+/// lines when others come and go.)
+struct Log;
 
 impl Log {
     fn capture() -> Self {
-        let text = Arc::new(Mutex::new(Vec::new()));
-        let writer = Sink(Arc::clone(&text));
-        let subscriber = tracing_subscriber::fmt()
-            .without_time()
-            .with_level(false)
-            .with_target(false)
-            .with_ansi(false)
-            .with_max_level(tracing::Level::INFO)
-            .with_writer(move || writer.clone())
-            .finish();
-        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
+        static SUBSCRIBER: Once = Once::new();
+        SUBSCRIBER.call_once(|| {
+            let subscriber = tracing_subscriber::fmt()
+                .without_time()
+                .with_level(false)
+                .with_target(false)
+                .with_ansi(false)
+                .with_max_level(tracing::Level::INFO)
+                .with_writer(|| ThreadLog)
+                .finish();
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+        });
+        Self
     }
 
     /// The lines that contain `part`.
+    #[expect(clippy::unused_self, reason = "nothing is captured without it")]
     fn lines(&self, part: &str) -> Vec<String> {
-        let text = String::from_utf8(self.text.lock().unwrap().clone()).unwrap();
+        let text = THREAD_LOG.with_borrow(|bytes| String::from_utf8(bytes.clone()).unwrap());
         text.lines().map(|line| line.trim().to_owned()).filter(|line| line.contains(part)).collect()
     }
 }
 
-#[derive(Clone)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    static THREAD_LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
-impl Write for Sink {
+struct ThreadLog;
+
+impl Write for ThreadLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        THREAD_LOG.with_borrow_mut(|log| log.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 

@@ -1,5 +1,300 @@
-//! `pointsman check FILE`
-use std::path::Path;
+//! `pointsman check FILE`: validates a configuration and shows what it would do.
+//!
+//! Needs neither root nor the machine that the configuration is for.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
-/// Validates `file`.
-pub fn check(_file: &Path) -> ExitCode { ExitCode::from(super::EXIT_NOT_SO) }
+
+use serde::Serialize;
+
+use crate::control::model::{ConfigError, Member, Model, Pool, Vip, VipPort};
+
+/// What `check` is asked.
+#[derive(clap::Args)]
+pub struct CheckArguments {
+    /// The configuration (TOML)
+    file: PathBuf,
+    /// Print JSON with stable keys instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints a summary and succeeds, or prints every error and fails.
+pub fn check(arguments: &CheckArguments) -> ExitCode {
+    let result = Model::load(&arguments.file);
+    match &result {
+        Ok(model) if arguments.json => print(&json(&Report::of_model(model))),
+        Ok(model) => print(&format!("{}: valid\n\n{}", arguments.file.display(), summary(model))),
+        Err(errors) => {
+            if arguments.json {
+                print(&json(&Report::of_errors(errors)));
+            }
+            print_errors(errors);
+        }
+    }
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(super::EXIT_NOT_SO) }
+}
+
+/// Prints every error on a line of its own, and their number.
+fn print_errors(errors: &[ConfigError]) {
+    let mut text = String::new();
+    for error in errors {
+        let _ = writeln!(text, "{error}");
+    }
+    let _ = writeln!(text, "{}", counted(errors.len(), "error"));
+    // Nothing is left to be done when nobody reads it: the exit code still says it.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+fn print(text: &str) {
+    // A reader such as `head` may have seen enough.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn json(report: &Report<'_>) -> String {
+    serde_json::to_string_pretty(report).map_or_else(|error| format!("{error}\n"), |text| text + "\n")
+}
+
+/// The configuration in the order of a packet's walk: in by an interface, to a VIP, to a member.
+fn summary(model: &Model) -> String {
+    let mut text = String::new();
+    let node = &model.node;
+    let dataplane = &model.dataplane;
+    let cores = dataplane.cores.as_ref().map_or_else(
+        || "spread over the allowed ones".to_owned(),
+        |cores| cores.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
+    );
+    let idle = if dataplane.busy_poll { "polls without sleeping" } else { "sleeps when idle" };
+    let interfaces: Vec<&str> = model.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    let _ = writeln!(text, "node       {}", node.name.as_deref().unwrap_or("named after the host"));
+    let _ = writeln!(text, "state      {}", node.state_dir.display());
+    let _ = writeln!(text, "interface  {}", interfaces.join(", "));
+    let _ = writeln!(text, "xdp        mode {}, zero-copy {}, {idle}", dataplane.xdp_mode, dataplane.zero_copy);
+    let _ = writeln!(text, "cores      {cores}");
+    let _ = writeln!(text);
+
+    let width = model.vips.iter().map(|vip| vip.name.len()).max().unwrap_or(0);
+    for vip in &model.vips {
+        let _ = writeln!(text, "VIP {:width$}  {}", vip.name, vip_line(vip, &model.pools[vip.pool]));
+    }
+    for (index, pool) in model.pools.iter().enumerate() {
+        let users: Vec<&str> = model.vips.iter().filter(|vip| vip.pool == index).map(|vip| vip.name.as_str()).collect();
+        let users = if users.is_empty() { "used by no VIP".to_owned() } else { format!("for {}", users.join(", ")) };
+        let _ = writeln!(text, "\npool {}: {}, {users}", pool.name, counted(pool.members.len(), "member"));
+        text.push_str(&member_lines(pool));
+    }
+    text
+}
+
+fn vip_line(vip: &Vip, pool: &Pool) -> String {
+    format!(
+        "{} {} port {} -> pool {} by {}, scheduler {}, announce {}{}",
+        vip.address,
+        vip.protocol,
+        vip.port,
+        pool.name,
+        pool.forward,
+        pool.scheduler,
+        vip.announce,
+        if vip.enabled { "" } else { ", disabled" },
+    )
+}
+
+fn member_lines(pool: &Pool) -> String {
+    let mut text = String::new();
+    let names = pool.members.iter().map(|member| member.name.len()).max().unwrap_or(0);
+    let whole = total_weight(pool);
+    for member in &pool.members {
+        let port = member.port.map_or_else(|| "VIP's port".to_owned(), |port| format!("port {port}"));
+        let _ = writeln!(
+            text,
+            "  {:names$}  {:15}  {port:10}  weight {:5}  {:5.1} %{}",
+            member.name,
+            member.address.to_string(),
+            member.weight,
+            share_percent(member, whole),
+            if member.enabled { "" } else { "  disabled" },
+        );
+    }
+    if whole == 0 {
+        text.push_str("  no member is enabled with a weight above 0: this pool gets no traffic\n");
+    }
+    text
+}
+
+/// The sum of the weights that count.
+fn total_weight(pool: &Pool) -> u64 {
+    pool.members.iter().map(effective_weight).sum()
+}
+
+fn effective_weight(member: &Member) -> u64 {
+    if member.enabled { u64::from(member.weight) } else { 0 }
+}
+
+/// What part of new flows the member can expect while all enabled members are up.
+fn share_percent(member: &Member, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { effective_weight(member) as f64 * 100.0 / whole as f64 }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'m> {
+    valid: bool,
+    errors: Vec<ErrorReport<'m>>,
+    #[serde(flatten)]
+    configuration: Option<ConfigurationReport<'m>>,
+}
+
+#[derive(Serialize)]
+struct ErrorReport<'m> {
+    file: &'m str,
+    line: Option<usize>,
+    column: Option<usize>,
+    key: &'m str,
+    message: &'m str,
+}
+
+#[derive(Serialize)]
+struct ConfigurationReport<'m> {
+    node: NodeReport<'m>,
+    dataplane: DataplaneReport<'m>,
+    interfaces: Vec<InterfaceReport<'m>>,
+    vips: Vec<VipReport<'m>>,
+    pools: Vec<PoolReport<'m>>,
+}
+
+#[derive(Serialize)]
+struct NodeReport<'m> {
+    name: Option<&'m str>,
+    state_dir: String,
+    hash_seed: &'m str,
+}
+
+#[derive(Serialize)]
+struct DataplaneReport<'m> {
+    cores: Option<&'m [usize]>,
+    xdp_mode: String,
+    zero_copy: String,
+    busy_poll: bool,
+}
+
+#[derive(Serialize)]
+struct InterfaceReport<'m> {
+    name: &'m str,
+}
+
+#[derive(Serialize)]
+struct VipReport<'m> {
+    name: &'m str,
+    address: String,
+    protocol: String,
+    /// A number, or `"any"`.
+    port: serde_json::Value,
+    pool: &'m str,
+    forward: String,
+    scheduler: String,
+    announce: String,
+    enabled: bool,
+}
+
+#[derive(Serialize)]
+struct PoolReport<'m> {
+    name: &'m str,
+    forward: String,
+    scheduler: String,
+    members: Vec<MemberReport<'m>>,
+}
+
+#[derive(Serialize)]
+struct MemberReport<'m> {
+    name: &'m str,
+    address: String,
+    port: Option<u16>,
+    weight: u16,
+    enabled: bool,
+    share_percent: f64,
+}
+
+impl<'m> Report<'m> {
+    fn of_errors(errors: &'m [ConfigError]) -> Report<'m> {
+        let errors = errors
+            .iter()
+            .map(|error| ErrorReport {
+                file: &error.file,
+                line: error.position.map(|(line, _)| line),
+                column: error.position.map(|(_, column)| column),
+                key: &error.key,
+                message: &error.message,
+            })
+            .collect();
+        Report { valid: false, errors, configuration: None }
+    }
+
+    fn of_model(model: &'m Model) -> Report<'m> {
+        let configuration = ConfigurationReport {
+            node: NodeReport {
+                name: model.node.name.as_deref(),
+                state_dir: model.node.state_dir.display().to_string(),
+                hash_seed: &model.node.hash_seed,
+            },
+            dataplane: DataplaneReport {
+                cores: model.dataplane.cores.as_deref(),
+                xdp_mode: model.dataplane.xdp_mode.to_string(),
+                zero_copy: model.dataplane.zero_copy.to_string(),
+                busy_poll: model.dataplane.busy_poll,
+            },
+            interfaces: model.interfaces.iter().map(|interface| InterfaceReport { name: &interface.name }).collect(),
+            vips: model.vips.iter().map(|vip| VipReport::new(vip, &model.pools[vip.pool])).collect(),
+            pools: model.pools.iter().map(PoolReport::new).collect(),
+        };
+        Report { valid: true, errors: Vec::new(), configuration: Some(configuration) }
+    }
+}
+
+impl<'m> VipReport<'m> {
+    fn new(vip: &'m Vip, pool: &'m Pool) -> VipReport<'m> {
+        VipReport {
+            name: &vip.name,
+            address: vip.address.to_string(),
+            protocol: vip.protocol.to_string(),
+            port: match vip.port {
+                VipPort::Exact(port) => port.into(),
+                VipPort::Any => "any".into(),
+            },
+            pool: &pool.name,
+            forward: pool.forward.to_string(),
+            scheduler: pool.scheduler.to_string(),
+            announce: vip.announce.to_string(),
+            enabled: vip.enabled,
+        }
+    }
+}
+
+impl<'m> PoolReport<'m> {
+    fn new(pool: &'m Pool) -> PoolReport<'m> {
+        let whole = total_weight(pool);
+        PoolReport {
+            name: &pool.name,
+            forward: pool.forward.to_string(),
+            scheduler: pool.scheduler.to_string(),
+            members: pool
+                .members
+                .iter()
+                .map(|member| MemberReport {
+                    name: &member.name,
+                    address: member.address.to_string(),
+                    port: member.port,
+                    weight: member.weight,
+                    enabled: member.enabled,
+                    share_percent: share_percent(member, whole),
+                })
+                .collect(),
+        }
+    }
+}

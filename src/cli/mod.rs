@@ -32,11 +32,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Validate a configuration; every error is printed as file:line:col: key: message
-    Check {
-        /// The configuration (TOML)
-        file: PathBuf,
-    },
+    /// Validate a configuration; every error is printed as `file:line:col: key: message`
+    Check(check::CheckArguments),
     /// Build a lab of network namespaces and send real HTTP traffic through a VIP
     Demo(demo::DemoArguments),
     /// One role of the lab, started by it inside a namespace
@@ -48,7 +45,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config } => run::run(&config),
-        Command::Check { file } => check::check(&file),
+        Command::Check(arguments) => check::check(&arguments),
         Command::Demo(arguments) => demo::demo(&arguments),
         Command::Lab(arguments) => crate::lab::role(&arguments),
     }

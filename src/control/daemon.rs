@@ -262,14 +262,21 @@ impl Daemon {
                 counters.sleeps.get()
             );
         }
-        let lost = |what: fn(&Counters) -> u64| self.shared.counters.iter().map(|one| what(one)).sum::<u64>();
+        let sum = |what: fn(&Counters) -> u64| self.shared.counters.iter().map(|one| what(one)).sum::<u64>();
         let _ = write!(
             line,
             " ring.fill_ring_empty={} ring.rx_ring_full={} ring.rx_dropped={} ring.invalid={}",
-            lost(|one| one.fill_ring_empty.get()),
-            lost(|one| one.rx_ring_full.get()),
-            lost(|one| one.rx_dropped.get()),
-            lost(|one| one.invalid_descriptors.get()),
+            sum(|one| one.fill_ring_empty.get()),
+            sum(|one| one.rx_ring_full.get()),
+            sum(|one| one.rx_dropped.get()),
+            sum(|one| one.invalid_descriptors.get()),
+        );
+        let _ = write!(
+            line,
+            " frames.free={} frames.held={} frames.in_kernel={}",
+            sum(|one| one.frames_free.get()),
+            sum(|one| one.frames_held.get()),
+            sum(|one| one.frames_in_kernel.get()),
         );
         let names = self.plan.model.pools.iter().flat_map(|pool| pool.members.iter().map(move |member| (pool, member)));
         for ((pool, member), id) in names.zip(0..) {

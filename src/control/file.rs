@@ -9,12 +9,11 @@ use std::path::PathBuf;
 
 use super::reader::{Field, Table, read_text};
 use super::report::{Errors, Place};
-use super::value::{
-    Announce, Core, Forward, InterfaceName, Name, Port, Protocol, Scheduler, VipPort, Weight, XdpMode, ZeroCopy,
-};
+use super::value::{Core, InterfaceName, Name, Port, VipPort, Weight};
+use super::word::{Announce, Forward, Protocol, Scheduler, XdpMode, ZeroCopy};
 
 /// Reads all of `text`; what is wrong with it is in `errors`.
-pub(super) fn read<'t>(text: &'t str, errors: &Errors<'t>) -> File {
+pub(super) fn read(text: &str, errors: &Errors<'_>) -> File {
     read_text(text, errors, File::read)
 }
 
@@ -34,7 +33,7 @@ impl File {
             ("vip", "is missing (allowed: at least one [[vip]])"),
         ] {
             if table.has_no(name) {
-                table.report_missing(&table.place().inside(name, 0), message);
+                table.report_missing_table(&table.place().inside(name, 0), message);
             }
         }
         table.not_built(&["timeouts", "api"]);
@@ -137,7 +136,7 @@ impl Pool {
     fn read(table: &mut Table<'_, '_>) -> Pool {
         table.not_built(&["monitor"]);
         if table.has_no("member") {
-            table.report_missing(table.place(), "has no members (allowed: at least one [[pool.member]])");
+            table.report_missing_table(table.place(), "has no members (allowed: at least one [[pool.member]])");
         }
         Pool {
             name: table.required("name"),

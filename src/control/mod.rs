@@ -1,7 +1,7 @@
 //! The config's walk, on one thread.
 //!
 //! ```text
-//!  file        serde mirror of the TOML
+//!  file        the TOML as it is written, every value with its place
 //!    → model   validated; errors name file, line, column and key
 //!    → compile model + network → immutable tables; pure (with maglev)
 //!    → publish to each worker, between two bursts
@@ -22,4 +22,6 @@ pub mod publish;
 
 mod reader;
 mod report;
+mod syntax;
 mod value;
+mod word;

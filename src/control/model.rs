@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 
 use super::file::{self, File};
 use super::reader::{Field, Wrong, nearest, quoted};
-use super::report::{Errors, Place};
+use super::report::{Errors, Place, Scope};
 use super::value::{Name, Port};
 
 pub use super::report::ConfigError;
-pub use super::value::{Announce, Forward, Protocol, Scheduler, VipPort, XdpMode, ZeroCopy};
+pub use super::value::VipPort;
+pub use super::word::{Announce, Forward, Protocol, Scheduler, XdpMode, ZeroCopy};
 
 /// A configuration that holds together.
 ///
@@ -161,7 +162,7 @@ fn not_utf8(file_name: &str, bytes: &[u8], bad: usize) -> Vec<ConfigError> {
     errors.into_errors(file_name)
 }
 
-/// The pools by name, and which VIPs use each.
+/// The pools by name.
 struct PoolIndex {
     by_name: HashMap<String, usize>,
 }
@@ -235,12 +236,15 @@ fn check_vips(vips: &[file::Vip], errors: &Errors<'_>) {
 fn check_pool_references(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
     /// More would bury the message; the nearest is named anyway.
     const MOST_LISTED: usize = 10;
+    // A pool whose name cannot be read may be the one.
+    let all_named = file.pools.iter().all(|pool| pool.name.is_some());
+    let scope = if all_named { Scope::Tables } else { Scope::Text };
     let existing = || file.pools.iter().filter_map(|pool| pool.name.as_ref()).map(|name| name.value.0.as_str());
     for vip in &file.vips {
         let Some(wanted) = vip.pool.as_ref().filter(|_| pools.of(vip).is_none()) else { continue };
         let mut listed: Vec<String> = existing().take(MOST_LISTED).map(quoted).collect();
         match existing().count().saturating_sub(MOST_LISTED) {
-            0 if listed.is_empty() => listed.push("none, for there is no [[pool]] yet".to_owned()),
+            0 if listed.is_empty() => listed.push("the name of a [[pool]]".to_owned()),
             0 => {}
             more => listed.push(format!("and {more} more")),
         }
@@ -248,7 +252,7 @@ fn check_pool_references(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
             what: format!("{} is no pool", quoted(&wanted.value.0)),
             meant: nearest(&wanted.value.0, existing()).map(quoted),
         };
-        errors.report_missing(&wanted.place, wrong.message(&listed.join(", ")));
+        errors.report_missing(&wanted.place, scope, wrong.message(&listed.join(", ")));
     }
 }
 
@@ -397,3 +401,6 @@ fn member_of(member: file::Member) -> Option<Member> {
         enabled: member.enabled?,
     })
 }
+
+#[cfg(test)]
+mod tests;

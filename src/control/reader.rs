@@ -5,7 +5,8 @@
 
 use toml::de::{DeTable, DeValue};
 
-use super::report::{Errors, Place};
+use super::report::{Errors, Place, Scope};
+use super::syntax;
 
 /// A kind of value: what is allowed, and how it is read.
 pub(super) trait Value: Sized {
@@ -44,13 +45,17 @@ pub(super) struct Field<T> {
 }
 
 /// Parses `text` and hands the root table to `read`.
-pub(super) fn read_text<'t, T>(text: &'t str, errors: &Errors<'t>, read: impl FnOnce(&mut Table<'t, '_>) -> T) -> T {
-    let (root, syntax) = DeTable::parse_recoverable(text);
-    for error in syntax {
-        let span = error.span().unwrap_or_default();
-        errors.report_syntax(span.start, syntax_message(text, error.message(), span));
+pub(super) fn read_text<T>(text: &str, errors: &Errors<'_>, read: impl FnOnce(&mut Table<'_, '_>) -> T) -> T {
+    let (root, syntax_errors) = DeTable::parse_recoverable(text);
+    let root_place = Place::of_table("", 0);
+    if syntax_errors.is_empty() {
+        return Table::read_with(root_place, root.into_inner(), errors, read);
     }
-    Table::read_with(Place::of_table("", 0), root.into_inner(), errors, read)
+    syntax::report(text, &syntax_errors, errors);
+    // The parser's guesses at what was meant would be reported as if somebody had written them.
+    let readable = errors.readable_text();
+    let (root, _) = DeTable::parse_recoverable(&readable);
+    Table::read_with(root_place, root.into_inner(), errors, read)
 }
 
 /// A table whose keys are taken one by one; what is left at the end is unknown.
@@ -71,7 +76,7 @@ impl<'t, 'e> Table<'t, 'e> {
     pub(super) fn required<T: Value>(&mut self, name: &'static str) -> Option<Field<T>> {
         if !self.entries.contains_key(name) {
             let place = self.place.inside(name, self.place.at());
-            self.errors.report_missing_key(&place, format!("is missing (allowed: {})", T::allowed()));
+            self.errors.report_missing(&place, Scope::Table, format!("is missing (allowed: {})", T::allowed()));
         }
         self.optional(name)
     }
@@ -134,7 +139,11 @@ impl<'t, 'e> Table<'t, 'e> {
         let allowed = format!("an array of tables, [[{header}]]");
         let DeValue::Array(elements) = value else {
             let wrong = Wrong::new(format!("{} is no array of tables", describe(&value)));
-            self.errors.report(&place, wrong.message(&allowed));
+            // A table may be all that is left of an array whose headers cannot be read: `[[pool.member]]` alone.
+            match value {
+                DeValue::Table(_) => self.errors.report_missing(&place, Scope::Tables, wrong.message(&allowed)),
+                _ => self.errors.report(&place, wrong.message(&allowed)),
+            }
             return Vec::new();
         };
         let mut tables = Vec::new();
@@ -170,9 +179,9 @@ impl<'t, 'e> Table<'t, 'e> {
         }
     }
 
-    /// Reports something about what this table holds.
-    pub(super) fn report_missing(&self, place: &Place, message: &str) {
-        self.errors.report_missing(place, message);
+    /// Reports that a table is missing from this one.
+    pub(super) fn report_missing_table(&self, place: &Place, message: &str) {
+        self.errors.report_missing(place, Scope::Tables, message);
     }
 
     fn read_with<T>(
@@ -190,10 +199,8 @@ impl<'t, 'e> Table<'t, 'e> {
     fn report_unknown_keys(&self) {
         for key in self.entries.keys() {
             let name = key.get_ref();
-            let wrong = Wrong {
-                what: "unknown key".to_owned(),
-                meant: nearest(name, self.known.iter().copied()).map(str::to_owned),
-            };
+            let wrong =
+                Wrong { what: "unknown key".to_owned(), meant: nearest(name, self.known.iter().copied()).map(quoted) };
             let place = self.place.inside(bare_or_quoted(name), key.span().start);
             self.errors.report(&place, wrong.message(&self.known.join(", ")));
         }
@@ -232,12 +239,7 @@ pub(super) fn nearest<'c>(text: &str, candidates: impl Iterator<Item = &'c str>)
 
 /// `text` in quotes, on one line and of a bearable length.
 pub(super) fn quoted(text: &str) -> String {
-    /// Longer texts say nothing more and push the rest of the message out of sight.
-    const MOST: usize = 60;
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{:?}…", &text[..end]),
-        None => format!("{text:?}"),
-    }
+    format!("\"{}\"", escaped(text))
 }
 
 /// What was found where something else should be.
@@ -263,44 +265,50 @@ fn read_value<T: Value>(place: Place, value: &DeValue<'_>, errors: &Errors<'_>) 
     }
 }
 
-/// The parser's message in this crate's words: what is wrong, what was found, what is allowed.
-fn syntax_message(text: &str, message: &str, span: std::ops::Range<usize>) -> String {
-    let rest_of_line = text.get(span.start..).and_then(|rest| rest.lines().next()).unwrap_or_default().trim();
-    let unexpected = text.get(span.clone()).filter(|found| !found.is_empty()).unwrap_or(rest_of_line);
-    let found = match unexpected {
-        "" if text.get(span.start..).is_none_or(|rest| rest.trim().is_empty()) => "the file's end".to_owned(),
-        "" => "the line's end".to_owned(),
-        unexpected => quoted(unexpected),
-    };
-    let (what, expected) = message.split_once(", expected ").unwrap_or((message, "nothing"));
-    match (what, expected) {
-        ("string values must be quoted", _) => {
-            format!("no value, found {found} (allowed: text in quotes, a number, true, false, an array, a table)")
-        }
-        (what, "nothing") => format!("{what}, found {found}"),
-        (what, expected) => format!("{what}, found {found} (allowed: {expected})"),
-    }
-}
-
 /// A key as it would stand in a dotted path.
 fn bare_or_quoted(key: &str) -> String {
-    let bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-    if bare { key.to_owned() } else { quoted(key) }
+    if is_bare(key) { key.to_owned() } else { quoted(key) }
 }
 
-/// Levenshtein's distance, row by row.
-fn edit_distance(from: &[char], to: &[char]) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.iter().enumerate() {
-            let substituted = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
+/// Whether a key needs no quotes.
+pub(super) fn is_bare(key: &str) -> bool {
+    !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+}
+
+/// `text` on one line and of a bearable length.
+pub(super) fn escaped(text: &str) -> String {
+    /// Longer texts say nothing more and push the rest of the message out of sight.
+    const MOST: usize = 60;
+    // Both kinds of quotes stay as they are: what is shown is for reading, and nothing parses it.
+    let on_one_line = |text: &str| -> String {
+        text.chars()
+            .map(|c| if matches!(c, '"' | '\'') { c.to_string() } else { c.escape_debug().to_string() })
+            .collect()
+    };
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => on_one_line(&text[..end]) + "…",
+        None => on_one_line(text),
     }
-    row[to.len()]
+}
+
+/// Damerau's distance between neighbours only ("optimal string alignment"), row by row: letters added, left out,
+/// replaced, or swapped with the next one.
+fn edit_distance(from: &[char], to: &[char]) -> usize {
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=to.len()).collect();
+    for i in 1..=from.len() {
+        let mut row = vec![i];
+        for j in 1..=to.len() {
+            let replaced = above[j - 1] + usize::from(from[i - 1] != to[j - 1]);
+            let mut distance = replaced.min(above[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
+                distance = distance.min(before[j - 2] + 1);
+            }
+            row.push(distance);
+        }
+        before = std::mem::replace(&mut above, row);
+    }
+    above[to.len()]
 }
 
 #[cfg(test)]
@@ -312,9 +320,9 @@ mod tests {
         let rows: &[(&str, Option<&str>)] = &[
             ("drr", Some("dr")),
             ("DR", Some("dr")),
+            ("rd", Some("dr")),
             ("mglev", Some("maglev")),
             ("magleev", Some("maglev")),
-            ("rd", None),
             ("round-robin", None),
             ("", None),
         ];
@@ -324,9 +332,12 @@ mod tests {
     }
 
     #[test]
-    fn distances_match_published_examples() {
-        // The examples of Wagner and Fischer's textbook treatment.
-        for (from, to, expected) in [("kitten", "sitting", 3), ("sunday", "saturday", 3), ("", "abc", 3)] {
+    fn distances_match_known_examples() {
+        // The two that every treatment of Levenshtein's distance gives; and of the swap, where "ca" to "abc" tells
+        // this distance (3) from the unrestricted one (2).
+        let rows =
+            [("kitten", "sitting", 3), ("sunday", "saturday", 3), ("", "abc", 3), ("wbe", "web", 1), ("ca", "abc", 3)];
+        for (from, to, expected) in rows {
             let letters = |text: &str| text.chars().collect::<Vec<_>>();
             assert_eq!(edit_distance(&letters(from), &letters(to)), expected, "{from} {to}");
         }
@@ -335,6 +346,6 @@ mod tests {
     #[test]
     fn what_was_found_stays_on_one_short_line() {
         assert_eq!(quoted("a\nb"), r#""a\nb""#);
-        assert_eq!(quoted(&"x".repeat(100)), format!("\"{}\"…", "x".repeat(60)));
+        assert_eq!(quoted(&"x".repeat(100)), format!("\"{}…\"", "x".repeat(60)));
     }
 }

@@ -85,14 +85,29 @@ struct Found {
     evidence: Evidence,
 }
 
+/// Where something was looked for in vain.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Scope {
+    /// Among the keys of the table that begins at the error's place.
+    Table,
+    /// Among all tables.
+    Tables,
+    /// Everywhere.
+    Text,
+}
+
 /// What an error was concluded from: it decides whether the error survives a syntax error nearby.
 enum Evidence {
     /// The text is no TOML here.
     Syntax,
+    /// No TOML either, but only because of a syntax error before.
+    Aftermath,
     /// Something that stands at the error's place.
     Presence,
-    /// Something that was looked for in these bytes and not found.
-    Absence(Range<usize>),
+    /// A key that was looked for in these bytes and not found.
+    NoKey(Range<usize>),
+    /// A table that was looked for and not found.
+    NoTable,
 }
 
 impl<'t> Errors<'t> {
@@ -111,15 +126,35 @@ impl<'t> Errors<'t> {
         self.push(at, "syntax".to_owned(), message.into(), Evidence::Syntax);
     }
 
-    /// A key is missing from the table that begins at `place`.
-    pub(super) fn report_missing_key(&self, place: &Place, message: impl Into<String>) {
-        let range = place.at..self.next_header(place.at);
-        self.push(place.at, place.key(), message.into(), Evidence::Absence(range));
+    /// The text cannot be parsed at `at` either, but that says nothing new.
+    pub(super) fn report_aftermath(&self, at: usize) {
+        self.push(at, String::new(), String::new(), Evidence::Aftermath);
     }
 
-    /// Something is missing that could stand anywhere in the text.
-    pub(super) fn report_missing(&self, place: &Place, message: impl Into<String>) {
-        self.push(place.at, place.key(), message.into(), Evidence::Absence(0..self.text.len() + 1));
+    /// The text without what its syntax errors make unreadable, every other byte where it was: the line of each, and
+    /// where that is a table's header, the table.
+    pub(super) fn readable_text(&self) -> String {
+        let mut text = String::with_capacity(self.text.len());
+        for spoilt in self.spoilt() {
+            text.push_str(&self.text[text.len()..spoilt.start]);
+            text.extend(self.text[spoilt].bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }));
+        }
+        text.push_str(&self.text[text.len()..]);
+        text
+    }
+
+    /// Something is missing that was looked for in `scope`.
+    pub(super) fn report_missing(&self, place: &Place, scope: Scope, message: impl Into<String>) {
+        let evidence = match scope {
+            Scope::Table => {
+                let end = self.next_header(place.at);
+                // An error at the text's very end counts as inside its last table.
+                Evidence::NoKey(place.at..if end == self.text.len() { end + 1 } else { end })
+            }
+            Scope::Tables => Evidence::NoTable,
+            Scope::Text => Evidence::NoKey(0..self.text.len() + 1),
+        };
+        self.push(place.at, place.key(), message.into(), evidence);
     }
 
     /// The line on which `place` stands, from 1.
@@ -132,29 +167,25 @@ impl<'t> Errors<'t> {
         self.found.borrow().is_empty()
     }
 
-    /// Everything reported, in the order of the text.
-    ///
-    /// What a syntax error may have caused is left out: whatever stands on its line (or in its table, when the line
-    /// is a table's header), and absences from the stretch of text that contains it.
+    /// Everything reported, in the order of the text; but no absence from a stretch of text that could not be read.
     pub(super) fn into_errors(self, file: &str) -> Vec<ConfigError> {
+        let syntax = self.syntax_errors();
+        let tables_lost = syntax.iter().any(|&at| self.loses_tables(at));
         let mut found = self.found.take();
         found.sort_by_key(|error| error.at);
-        let syntax: Vec<usize> =
-            found.iter().filter(|error| matches!(error.evidence, Evidence::Syntax)).map(|error| error.at).collect();
-        let spoilt = self.spoilt(&syntax);
-
         let mut last_syntax_line = 0;
         found.retain(|error| match &error.evidence {
+            Evidence::Presence => true,
+            Evidence::Aftermath => false,
             // The parser stumbles on after its first error on a line; what it says then helps nobody.
             Evidence::Syntax => {
                 let line = self.position(error.at).0;
                 std::mem::replace(&mut last_syntax_line, line) != line
             }
-            Evidence::Presence => !covers(&spoilt, error.at),
-            Evidence::Absence(range) => {
+            Evidence::NoTable => !tables_lost,
+            Evidence::NoKey(range) => {
                 let first_inside = syntax.partition_point(|&at| at < range.start);
-                let disturbed = syntax.get(first_inside).is_some_and(|&at| at < range.end);
-                !disturbed && !covers(&spoilt, error.at)
+                syntax.get(first_inside).is_none_or(|&at| at >= range.end)
             }
         });
         found
@@ -181,38 +212,51 @@ impl<'t> Errors<'t> {
         (line, self.text[start..at].chars().count() + 1)
     }
 
-    /// The bytes in which nothing can be believed, in order and apart.
-    fn spoilt(&self, syntax: &[usize]) -> Vec<Range<usize>> {
+    /// Where the text is no TOML, in order.
+    fn syntax_errors(&self) -> Vec<usize> {
+        let found = self.found.borrow();
+        let syntax = found.iter().filter(|error| matches!(error.evidence, Evidence::Syntax | Evidence::Aftermath));
+        let mut offsets: Vec<usize> = syntax.map(|error| error.at).collect();
+        offsets.sort_unstable();
+        offsets
+    }
+
+    /// The lines and tables that syntax errors make unreadable, in order and apart.
+    fn spoilt(&self) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
-        for &at in syntax {
+        for at in self.syntax_errors() {
             let line = self.position(at).0;
             let start = self.line_starts[line - 1];
-            let end_of_line = self.line_starts.get(line).copied().unwrap_or(self.text.len() + 1);
-            let is_header = self.text[start..].trim_start_matches([' ', '\t']).starts_with('[');
-            let end = if is_header { self.next_header(start) } else { end_of_line };
-            match ranges.last_mut() {
-                Some(last) if start < last.end => last.end = last.end.max(end),
-                _ => ranges.push(start..end),
+            if ranges.last().is_some_and(|last| start < last.end) {
+                continue;
             }
+            let end = if self.is_header(start) {
+                self.next_header(start)
+            } else {
+                self.line_starts.get(line).copied().unwrap_or(self.text.len())
+            };
+            ranges.push(start..end);
         }
         ranges
+    }
+
+    /// Whether a syntax error at `at` may hide whole tables: in a header, or in something that did not end before the
+    /// file did.
+    fn loses_tables(&self, at: usize) -> bool {
+        self.is_header(self.line_starts[self.position(at).0 - 1]) || at >= self.text.trim_end().len()
+    }
+
+    /// Whether the line that begins at `start` is a table's header, or looks like a failed one.
+    fn is_header(&self, start: usize) -> bool {
+        let line = self.text[start..].lines().next().unwrap_or_default();
+        line.trim_start().starts_with('[') || (line.trim_end().ends_with(']') && !line.contains('='))
     }
 
     /// Where the line of the next table's header after `at` begins, or the end.
     fn next_header(&self, at: usize) -> usize {
         let next_line = self.line_starts.partition_point(|&start| start <= at);
-        self.line_starts[next_line..]
-            .iter()
-            .copied()
-            .find(|&start| self.text[start..].trim_start_matches([' ', '\t']).starts_with('['))
-            .unwrap_or(self.text.len() + 1)
+        self.line_starts[next_line..].iter().copied().find(|&start| self.is_header(start)).unwrap_or(self.text.len())
     }
-}
-
-/// Whether one of `ranges` (in order, apart) contains `at`.
-fn covers(ranges: &[Range<usize>], at: usize) -> bool {
-    let after = ranges.partition_point(|range| range.start <= at);
-    after > 0 && ranges[after - 1].contains(&at)
 }
 
 #[cfg(test)]

@@ -72,6 +72,12 @@ pub struct Counters {
     pub rx_dropped: Counter,
     /// Descriptors that the kernel refused (`rx_invalid_descs` + `tx_invalid_descs`): a bug if not 0.
     pub invalid_descriptors: Counter,
+    /// Frames that belong to no ring; with the next one, all frames that there are.
+    pub frames_free: Counter,
+    /// Frames that the ports' rings hold.
+    pub frames_held: Counter,
+    /// Of these, frames that no ring shows.
+    pub frames_in_kernel: Counter,
     drops: [Counter; DropReason::COUNT],
     vips: Box<[Traffic]>,
     members: Box<[Traffic]>,
@@ -93,6 +99,9 @@ impl Counters {
             rx_ring_full: Counter::default(),
             rx_dropped: Counter::default(),
             invalid_descriptors: Counter::default(),
+            frames_free: Counter::default(),
+            frames_held: Counter::default(),
+            frames_in_kernel: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
             vips: std::iter::repeat_with(Traffic::default).take(vips).collect(),
             members: std::iter::repeat_with(Traffic::default).take(members).collect(),

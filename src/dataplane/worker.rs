@@ -306,7 +306,7 @@ impl<P: Port> Worker<P> {
         self.mailbox.clear_wake();
     }
 
-    fn read_statistics(&self) {
+    fn read_statistics(&mut self) {
         let mut sum = super::port::RingStatistics::default();
         for port in &self.ports {
             let one = port.statistics();
@@ -315,6 +315,10 @@ impl<P: Port> Worker<P> {
             sum.rx_dropped += one.rx_dropped;
             sum.invalid_descriptors += one.invalid_descriptors;
         }
+        let in_kernel: usize = self.ports.iter_mut().map(Port::in_kernel).sum();
+        self.counters.frames_free.set(self.free.len() as u64);
+        self.counters.frames_held.set((self.frames() - self.free.len()) as u64);
+        self.counters.frames_in_kernel.set(in_kernel as u64);
         self.counters.fill_ring_empty.set(sum.fill_ring_empty);
         self.counters.rx_ring_full.set(sum.rx_ring_full);
         self.counters.rx_dropped.set(sum.rx_dropped);

@@ -166,9 +166,9 @@ impl Lab {
         }
     }
 
-    /// A load of uploads and downloads.
+    /// A load of uploads and downloads; a thousand at once take their time.
     pub fn transfer(&self) -> Load {
-        Load { mode: Mode::Transfer, ..self.get() }
+        Load { mode: Mode::Transfer, patience_seconds: 60, ..self.get() }
     }
 
     /// A load of UDP requests for the first VIP and UDP port.

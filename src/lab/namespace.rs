@@ -156,8 +156,8 @@ impl Namespace {
         })?
     }
 
-    /// What the interface has received and sent. The lab's interfaces do not segment or coalesce, so packets are
-    /// those that a wire would carry.
+    /// What the interface has received and sent. What the client sends, and what enters and leaves the balancer, is
+    /// counted in packets as a wire would carry them; the members' large answers in super-packets of up to 64 KiB.
     pub fn interface_counters(&self, interface: &str) -> Result<InterfaceCounters, LabError> {
         let text = self.enter(|| fs::read_to_string("/proc/thread-self/net/dev"))?;
         let what = format!("the counters of {interface} in the lab's {}", self.name);

@@ -307,7 +307,8 @@ mod tests {
 
     #[test]
     fn an_entry_follows_the_kernel() {
-        let table: &[(&str, &[Step], Result<[u8; 6], Why>)] = &[
+        type Row<'a> = (&'a str, &'a [Step], Result<[u8; 6], Why>);
+        let table: &[Row<'_>] = &[
             ("nothing heard", &[], Err(Why::Resolving)),
             ("reachable", &[Says(Status::Settled(OLD))], Ok(OLD)),
             ("stale is usable", &[Says(Status::Stale(OLD))], Ok(OLD)),
@@ -415,5 +416,79 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Silent ones take 3 seconds to fail, as the kernel asks three times.
+    #[test]
+    fn thousands_of_silent_entries_do_not_burst() {
+        const SILENT: u32 = 2000;
+        let silence = Duration::from_secs(3);
+        let start = Instant::now();
+        let mut entries = entries(SILENT);
+        for n in 0..SILENT {
+            entries.learn(hop(n), Status::Absent, start);
+        }
+        let mut asked: BTreeMap<Hop, Vec<Instant>> = BTreeMap::new();
+        let mut waiting: Vec<(Instant, Hop)> = Vec::new();
+        let mut now = start;
+        while now < start + Duration::from_mins(1) {
+            let (failed, still): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(at, _)| now >= *at + silence);
+            waiting = still;
+            for (_, hop) in failed {
+                entries.learn(hop, Status::Failed, now);
+            }
+            let batch = entries.due(now);
+            assert!(batch.len() <= ASKS_AT_ONCE);
+            assert!(entries.due(now).is_empty(), "the pause is kept");
+            for hop in batch {
+                entries.asked(hop, Asked::Accepted, now);
+                waiting.push((now, hop));
+                asked.entry(hop).or_default().push(now);
+            }
+            assert!(waiting.len() <= MAX_WAITING);
+            let next = entries.next_due(now).expect("there always is something to ask for");
+            assert!(next > now, "no busy loop");
+            now += Duration::from_millis(10);
+        }
+        // 256 every 3 s: each has had its turn twice in a minute, and none more often than its share.
+        assert_eq!(asked.len(), SILENT as usize);
+        let turns = asked.values().map(Vec::len);
+        assert_eq!((turns.clone().min(), turns.max()), (Some(2), Some(3)));
+    }
+
+    #[test]
+    fn live_entries_are_all_asked_for_within_seconds() {
+        let start = Instant::now();
+        let mut entries = entries(2000);
+        for n in 0..2000 {
+            entries.learn(hop(n), Status::Absent, start);
+        }
+        let mut now = start;
+        while let Some(next) = entries.next_due(now) {
+            now = now.max(next);
+            for hop in entries.due(now) {
+                entries.asked(hop, Asked::Accepted, now);
+                entries.learn(hop, Status::Settled(OLD), now);
+            }
+        }
+        assert!(now - start <= Duration::from_secs(2), "{:?}", now - start);
+    }
+
+    #[test]
+    fn only_wanted_entries_are_kept() {
+        let now = Instant::now();
+        let mut entries = entries(2);
+        entries.learn(hop(0), Status::Settled(OLD), now);
+        assert!(!entries.learn(hop(7), Status::Settled(OLD), now));
+        assert_eq!(entries.known(hop(7)), None);
+        entries.want(&[hop(0), hop(2)].into());
+        assert_eq!(entries.known(hop(0)), Some(Ok(OLD)));
+        assert_eq!(entries.known(hop(1)), None);
+        assert_eq!(entries.unread(10), [hop(2)]);
+        // After lost events all are read again, and stay in use until then.
+        entries.doubt_all();
+        assert_eq!(entries.unread(10), [hop(0), hop(2)]);
+        assert_eq!(entries.unread(1), [hop(0)]);
+        assert_eq!(entries.known(hop(0)), Some(Ok(OLD)));
     }
 }

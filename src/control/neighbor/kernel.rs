@@ -156,7 +156,7 @@ impl Kernel {
     /// Makes the kernel treat a neighbour as if it had a packet for it: resolve it, or verify a stale entry. (What
     /// `ip neighbor … use` does.)
     ///
-    /// Not for entries that are `PERMANENT`: `NTF_USE` takes that away (`__neigh_update` in net/core/neighbour.c).
+    /// Not for entries that are `PERMANENT`: `NTF_USE` takes that away (`__neigh_update` in `net/core/neighbour.c`).
     pub(super) async fn use_neighbor(&mut self, hop: Hop) -> Result<Asked, WatchError> {
         let mut message = neighbor_message(hop);
         message.header.flags = NeighbourFlags::Use;
@@ -324,4 +324,25 @@ fn neighbor_message(hop: Hop) -> NeighbourMessage {
     message.header.ifindex = hop.index;
     message.attributes.push(NeighbourAttribute::Destination(hop.address.into()));
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(kind: u16, payload: &[u8]) -> Message {
+        let mut header = NetlinkHeader::default();
+        header.message_type = kind;
+        let Ok(message) = Message::deserialize(&header, payload);
+        message
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_is_still_there() {
+        assert!(matches!(read(nix::libc::RTM_NEWROUTE, &[2, 32]), Message::Unreadable { kind: 24, .. }));
+        assert!(matches!(read(9999, &[]), Message::Unreadable { kind: 9999, .. }));
+        let all_routes = Event::Routes { network: Ipv4Addr::UNSPECIFIED, length: 0 };
+        assert_eq!(decode::unreadable_event(nix::libc::RTM_NEWROUTE), Some(all_routes));
+        assert_eq!(decode::unreadable_event(9999), None);
+    }
 }

@@ -13,7 +13,7 @@ use super::{Link, Network, NextHop, TABLE_SYSCTL, Unresolved};
 const LINES_AT_ONCE: usize = 20;
 
 /// A table that stays full, or events that are lost again and again, are said this often.
-const REPEAT_AFTER: Duration = Duration::from_secs(60);
+const REPEAT_AFTER: Duration = Duration::from_mins(1);
 
 /// Writes the log.
 pub(super) struct Reporter {
@@ -215,7 +215,153 @@ struct Mac([u8; 6]);
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        let [first @ .., last] = self.0;
+        for byte in first {
+            write!(f, "{byte:02x}:")?;
+        }
+        write!(f, "{last:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32) -> Link {
+        Link { index, mac: [2, 0, 0, 0, 0, 1], mtu: 1500, up: true, rx_queues: 1, tx_queues: 1 }
+    }
+
+    fn next_hop(last_byte: u8) -> NextHop {
+        NextHop {
+            interface: "eth0".to_owned(),
+            mac: [2, 0, 0, 0, 0, last_byte],
+            gateway: None,
+            source: Ipv4Addr::new(10, 0, 0, 1),
+            mtu: None,
+        }
+    }
+
+    fn network(link: Option<Link>, known: Option<Known>) -> Network {
+        Network {
+            links: link.map(|link| ("eth0".to_owned(), link)).into_iter().collect(),
+            next_hops: known.map(|known| (Ipv4Addr::new(10, 0, 0, 2), known)).into_iter().collect(),
+            ..Network::default()
+        }
+    }
+
+    fn info(text: &str) -> Line {
+        Line::Info(text.to_owned())
+    }
+
+    fn warn(text: &str) -> Line {
+        Line::Warn(text.to_owned())
+    }
+
+    #[test]
+    fn one_line_for_each_change() {
+        let down = Link { up: false, ..link(3) };
+        let changed = Link { mtu: 9000, mac: [2, 0, 0, 0, 0, 9], rx_queues: 4, ..link(3) };
+        let silent = || Err(Unresolved::NoAnswer { gateway: None });
+        let gateway = NextHop { gateway: Some(Ipv4Addr::new(10, 0, 0, 254)), mtu: Some(1400), ..next_hop(4) };
+        let table = [
+            ("nothing", network(Some(link(3)), None), network(Some(link(3)), None), vec![]),
+            ("down", network(Some(link(3)), None), network(Some(down.clone()), None), vec![warn("eth0 is down")]),
+            ("up", network(Some(down), None), network(Some(link(3)), None), vec![info("eth0 is up")]),
+            ("gone", network(Some(link(3)), None), network(None, None), vec![warn("eth0 is gone")]),
+            (
+                "came",
+                network(None, None),
+                network(Some(link(3)), None),
+                vec![info("eth0 appeared: up, MTU 1500, address 02:00:00:00:00:01, index 3")],
+            ),
+            (
+                "deleted and created again",
+                network(Some(link(3)), None),
+                network(Some(link(8)), None),
+                vec![info("eth0 was deleted and created again: up, MTU 1500, address 02:00:00:00:00:01, index 8")],
+            ),
+            (
+                "settings",
+                network(Some(link(3)), None),
+                network(Some(changed), None),
+                vec![
+                    info("eth0: MTU 9000, was 1500"),
+                    info("eth0: address 02:00:00:00:00:09, was 02:00:00:00:00:01"),
+                    info("eth0: 4 receive and 1 transmit queues, were 1 and 1"),
+                ],
+            ),
+            ("resolving", network(None, None), network(None, Some(Err(Unresolved::Resolving))), vec![]),
+            (
+                "resolved",
+                network(None, Some(Err(Unresolved::Resolving))),
+                network(None, Some(Ok(next_hop(4)))),
+                vec![info("10.0.0.2: next hop 02:00:00:00:00:04 on eth0")],
+            ),
+            (
+                "moved",
+                network(None, Some(Ok(next_hop(4)))),
+                network(None, Some(Ok(next_hop(5)))),
+                vec![info("10.0.0.2: next hop 02:00:00:00:00:05 on eth0, was 02:00:00:00:00:04")],
+            ),
+            (
+                "another route",
+                network(None, Some(Ok(next_hop(4)))),
+                network(None, Some(Ok(gateway))),
+                vec![info("10.0.0.2: next hop 02:00:00:00:00:04 on eth0 (gateway 10.0.0.254) (MTU 1400)")],
+            ),
+            (
+                "silent",
+                network(None, Some(Ok(next_hop(4)))),
+                network(None, Some(silent())),
+                vec![warn("10.0.0.2: no next hop: no answer to ARP")],
+            ),
+            ("still silent", network(None, Some(silent())), network(None, Some(silent())), vec![]),
+            ("not watched any more", network(None, Some(silent())), network(None, None), vec![]),
+        ];
+        for (description, before, after, expected) in table {
+            assert_eq!(changes(&before, &after), expected, "{description}");
+        }
+    }
+
+    #[test]
+    fn own_addresses_come_and_go() {
+        let mut before = Network::default();
+        before.addresses.insert(Ipv4Addr::new(10, 0, 0, 1));
+        let mut after = Network::default();
+        after.addresses.insert(Ipv4Addr::new(10, 0, 0, 2));
+        let expected = [info("this host gained the address 10.0.0.2"), info("this host lost the address 10.0.0.1")];
+        assert_eq!(changes(&before, &after), expected);
+    }
+
+    #[test]
+    fn the_first_snapshot_names_missing_interfaces() {
+        let lines = first(&["eth0".to_owned(), "eth1".to_owned()].into(), &network(Some(link(3)), None));
+        let expected = [info("eth0: up, MTU 1500, address 02:00:00:00:00:01, index 3"), warn("eth1 does not exist")];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn thousands_of_changes_are_summed_up() {
+        let after = Network {
+            next_hops: (0..3000u32)
+                .map(|n| {
+                    let known = if n % 3 == 0 { Ok(next_hop(1)) } else { Err(Unresolved::NoRoute) };
+                    (Ipv4Addr::from_bits(n), known)
+                })
+                .collect(),
+            ..Network::default()
+        };
+        let lines = changes(&Network::default(), &after);
+        assert_eq!(lines.len(), LINES_AT_ONCE + 2);
+        let summary = [warn("1987 more targets have no next hop"), info("993 more targets have a new next hop")];
+        assert_eq!(lines[LINES_AT_ONCE..], summary);
+    }
+
+    #[test]
+    fn repeated_alarms_are_paced() {
+        let (mut said, start) = (None, Instant::now());
+        assert!(due(&mut said, start));
+        assert!(!due(&mut said, start + Duration::from_secs(59)));
+        assert!(due(&mut said, start + Duration::from_mins(1)));
     }
 }

@@ -329,3 +329,296 @@ impl State {
 fn hop(address: Ipv4Addr, route: &Route) -> Hop {
     Hop { index: route.index, address: route.gateway.unwrap_or(address) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const MEMBER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+    const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+    fn link(index: u32, name: &str) -> LinkState {
+        let link = Link { index, mac: [2, 0, 0, 0, 0, 1], mtu: 1500, up: true, rx_queues: 1, tx_queues: 1 };
+        LinkState { name: name.to_owned(), link, enabled: true, ethernet: true }
+    }
+
+    fn disabled(mut link: LinkState) -> LinkState {
+        link.enabled = false;
+        link.link.up = false;
+        link
+    }
+
+    fn without_carrier(mut link: LinkState) -> LinkState {
+        link.link.up = false;
+        link
+    }
+
+    fn route(index: u32, gateway: Option<Ipv4Addr>) -> Route {
+        Route { index, gateway, source: OWN, mtu: None }
+    }
+
+    fn neighbor(index: u32, address: Ipv4Addr, status: Status) -> Event {
+        Event::Neighbor { hop: Hop { index, address }, status }
+    }
+
+    fn own(address: Ipv4Addr, length: u8) -> OwnAddress {
+        OwnAddress { index: 1, address, length }
+    }
+
+    /// A kernel that answers route lookups from a list, and has no neighbours.
+    struct World {
+        state: State,
+        routes: BTreeMap<Ipv4Addr, Result<Route, Unresolved>>,
+        now: Instant,
+    }
+
+    impl World {
+        /// `eth0` with 10.0.0.1/24 and a default route; `eth1`, not listed.
+        fn new() -> Self {
+            let mut state = State::new(["eth0".to_owned()].into(), &[MEMBER, REMOTE].into());
+            assert!(state.must_read_all());
+            state.replace(vec![link(1, "eth0"), link(2, "eth1")], vec![own(OWN, 24)]);
+            let routes = [(MEMBER, Ok(route(1, None))), (REMOTE, Ok(route(1, Some(GATEWAY))))].into();
+            let mut world = Self { state, routes, now: Instant::now() };
+            world.answer();
+            world
+        }
+
+        fn resolved() -> Self {
+            let mut world = Self::new();
+            world.event(neighbor(1, MEMBER, Status::Settled(MAC)));
+            world.event(neighbor(1, GATEWAY, Status::Settled(MAC)));
+            world
+        }
+
+        /// Answers all questions. Returns the targets of which the route was asked.
+        fn answer(&mut self) -> Vec<Ipv4Addr> {
+            let asked = self.state.route_questions(usize::MAX);
+            for &target in &asked {
+                self.state.route_answer(target, self.routes[&target].clone());
+            }
+            for hop in self.state.entry_questions(usize::MAX) {
+                self.state.apply(Event::Neighbor { hop, status: Status::Absent }, self.now);
+            }
+            assert!(!self.state.has_questions());
+            asked
+        }
+
+        fn event(&mut self, event: Event) -> Vec<Ipv4Addr> {
+            self.state.apply(event, self.now);
+            self.answer()
+        }
+
+        fn reason(&self, target: Ipv4Addr) -> String {
+            self.state.snapshot().next_hops[&target]
+                .as_ref()
+                .map_or_else(ToString::to_string, |_| "resolved".to_owned())
+        }
+    }
+
+    #[test]
+    fn a_resolved_network() {
+        let snapshot = World::resolved().state.snapshot();
+        assert_eq!(Vec::from_iter(snapshot.links), [("eth0".to_owned(), link(1, "eth0").link)]);
+        assert_eq!(snapshot.addresses, [OWN].into());
+        let near = NextHop { interface: "eth0".to_owned(), mac: MAC, gateway: None, source: OWN, mtu: None };
+        let far = NextHop { gateway: Some(GATEWAY), ..near.clone() };
+        assert_eq!(snapshot.next_hops, [(MEMBER, Ok(near)), (REMOTE, Ok(far))].into());
+    }
+
+    #[test]
+    fn why_a_target_has_no_next_hop() {
+        type Change = fn(&mut World);
+        let gone = |world: &mut World| {
+            world.routes = [(MEMBER, Err(Unresolved::NoRoute)), (REMOTE, Err(Unresolved::NoRoute))].into();
+        };
+        let table: &[(&str, Change, &str, &str)] = &[
+            ("all is well", |_| {}, "resolved", "resolved"),
+            (
+                "silent",
+                |world| {
+                    world.event(neighbor(1, MEMBER, Status::Failed));
+                    world.event(neighbor(1, GATEWAY, Status::Failed));
+                },
+                "no answer to ARP",
+                "no answer to ARP from its gateway 10.0.0.254",
+            ),
+            (
+                "the neighbour on another link is another one",
+                |world| drop(world.event(neighbor(2, MEMBER, Status::Failed))),
+                "resolved",
+                "resolved",
+            ),
+            (
+                "no carrier",
+                |world| drop(world.event(Event::Link(without_carrier(link(1, "eth0"))))),
+                "eth0 is down",
+                "eth0 is down",
+            ),
+            (
+                "renamed to what is not listed",
+                |world| drop(world.event(Event::Link(link(1, "eth7")))),
+                "route leaves by eth7, which is not listed",
+                "route leaves by eth7, which is not listed",
+            ),
+            (
+                "another route",
+                |world| {
+                    world.routes.insert(REMOTE, Ok(route(2, None)));
+                    world.event(Event::Routes { network: REMOTE, length: 32 });
+                },
+                "resolved",
+                "route leaves by eth1, which is not listed",
+            ),
+            (
+                "a route by an unknown interface",
+                |world| {
+                    world.routes.insert(REMOTE, Ok(route(9, None)));
+                    world.event(Event::Routes { network: REMOTE, length: 32 });
+                },
+                "resolved",
+                "resolving",
+            ),
+            (
+                "no Ethernet",
+                |world| drop(world.event(Event::Link(LinkState { ethernet: false, ..link(1, "eth0") }))),
+                "no Ethernet address on eth0",
+                "no Ethernet address on eth0",
+            ),
+        ];
+        for (description, change, near, far) in table {
+            let mut world = World::resolved();
+            change(&mut world);
+            assert_eq!((world.reason(MEMBER).as_str(), world.reason(REMOTE).as_str()), (*near, *far), "{description}");
+        }
+
+        // Where the route is gone, the link may be the reason.
+        let table: &[(&str, Event, &str)] = &[
+            ("disabled", Event::Link(disabled(link(1, "eth0"))), "eth0 is down"),
+            ("deleted", Event::LinkGone { index: 1 }, "eth0 does not exist"),
+            ("merely no route", Event::Routes { network: Ipv4Addr::UNSPECIFIED, length: 0 }, "no route to host"),
+        ];
+        for (description, event, reason) in table {
+            let mut world = World::resolved();
+            gone(&mut world);
+            world.event(event.clone());
+            assert_eq!(
+                (world.reason(MEMBER).as_str(), world.reason(REMOTE).as_str()),
+                (*reason, *reason),
+                "{description}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_disabled_link_is_named_for_targets_never_reached() {
+        let mut state = State::new(["eth0".to_owned()].into(), &[MEMBER, REMOTE].into());
+        state.replace(vec![disabled(link(1, "eth0"))], vec![own(OWN, 24)]);
+        let routes = [(MEMBER, Err(Unresolved::NoRoute)), (REMOTE, Err(Unresolved::NoRoute))].into();
+        let mut world = World { state, routes, now: Instant::now() };
+        world.answer();
+        assert_eq!(world.reason(MEMBER), "eth0 is down");
+        assert_eq!(world.reason(REMOTE), "no route to host");
+    }
+
+    #[test]
+    fn which_routes_are_asked_for_again() {
+        let routes = |network, length| Event::Routes { network, length };
+        let table: &[(&str, Event, &[Ipv4Addr])] = &[
+            ("all", routes(Ipv4Addr::UNSPECIFIED, 0), &[MEMBER, REMOTE]),
+            ("a prefix with one", routes(Ipv4Addr::new(10, 0, 0, 0), 24), &[MEMBER]),
+            ("its host", routes(REMOTE, 32), &[REMOTE]),
+            ("a prefix with none", routes(Ipv4Addr::new(172, 16, 0, 0), 12), &[]),
+            ("a prefix with host bits and an absurd length", routes(REMOTE, 200), &[REMOTE]),
+            ("a link's new state", Event::Link(without_carrier(link(2, "eth1"))), &[MEMBER, REMOTE]),
+            ("a link as it was", Event::Link(link(1, "eth0")), &[]),
+            ("a new address", Event::Address(own(MEMBER, 32)), &[MEMBER, REMOTE]),
+            ("a known address", Event::Address(own(OWN, 24)), &[]),
+            ("a lost address", Event::AddressGone(own(OWN, 24)), &[MEMBER, REMOTE]),
+            ("an unknown lost address", Event::AddressGone(own(MEMBER, 24)), &[]),
+            ("an unknown lost link", Event::LinkGone { index: 77 }, &[]),
+            ("a neighbour", neighbor(1, MEMBER, Status::Failed), &[]),
+        ];
+        for (description, event, expected) in table {
+            assert_eq!(World::resolved().event(event.clone()), *expected, "{description}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_comes_back_has_its_neighbours_read_again() {
+        let mut world = World::resolved();
+        world.event(Event::Link(without_carrier(link(1, "eth0"))));
+        world.event(Event::Link(link(1, "eth0")));
+        assert_eq!(world.reason(MEMBER), "resolving");
+        assert_eq!(world.state.due(world.now).len(), 2);
+    }
+
+    #[test]
+    fn a_link_created_again_replaces_the_old_one_even_if_its_end_was_missed() {
+        let mut world = World::resolved();
+        world.routes = [(MEMBER, Ok(route(8, None))), (REMOTE, Ok(route(8, Some(GATEWAY))))].into();
+        world.event(Event::Link(link(8, "eth0")));
+        assert_eq!(world.state.snapshot().links["eth0"].index, 8);
+        world.event(neighbor(8, MEMBER, Status::Settled(MAC)));
+        assert_eq!(world.reason(MEMBER), "resolved");
+    }
+
+    #[test]
+    fn invisible_changes_cause_no_snapshot() {
+        let mut world = World::resolved();
+        world.state.take_changed();
+        for event in [
+            neighbor(1, MEMBER, Status::Stale(MAC)),
+            neighbor(1, MEMBER, Status::Absent),
+            neighbor(1, MEMBER, Status::Incomplete),
+            neighbor(1, MEMBER, Status::Settled(MAC)),
+            neighbor(1, Ipv4Addr::new(10, 0, 0, 77), Status::Settled(MAC)),
+            Event::Link(link(1, "eth0")),
+            Event::Routes { network: MEMBER, length: 32 },
+        ] {
+            world.event(event.clone());
+            assert!(!world.state.take_changed(), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn lost_events_leave_all_in_use_until_it_is_read_again() {
+        let mut world = World::resolved();
+        world.event(Event::Overrun);
+        assert!(world.state.must_read_all());
+        assert_eq!(world.reason(MEMBER), "resolved");
+        world.state.replace(vec![link(1, "eth0")], vec![own(OWN, 24)]);
+        assert!(!world.state.must_read_all());
+        assert_eq!(world.state.entry_questions(10).len(), 2);
+        assert_eq!(world.reason(MEMBER), "resolved");
+    }
+
+    #[test]
+    fn targets_come_and_go() {
+        let mut world = World::resolved();
+        let new = Ipv4Addr::new(10, 0, 0, 3);
+        world.routes.insert(new, Ok(route(1, None)));
+        world.state.watch(&[MEMBER, new].into());
+        assert_eq!(world.answer(), [new]);
+        assert!(world.state.snapshot().next_hops.keys().eq([&MEMBER, &new]));
+        assert_eq!((world.reason(MEMBER).as_str(), world.reason(new).as_str()), ("resolved", "resolving"));
+    }
+
+    #[test]
+    fn a_full_table_is_counted_from_the_start() {
+        let mut world = World::resolved();
+        world.state.table_fulls(1000);
+        assert_eq!(world.state.snapshot().table_overflows, 0);
+        world.state.table_fulls(1003);
+        world.state.table_fulls(1004);
+        assert_eq!(world.state.snapshot().table_overflows, 4);
+
+        let hop = Hop { index: 1, address: MEMBER };
+        world.event(neighbor(1, MEMBER, Status::Failed));
+        world.state.asked(hop, Asked::TableFull, world.now);
+        assert_eq!(world.reason(MEMBER), "the kernel's neighbour table is full (net.ipv4.neigh.default.gc_thresh3)");
+    }
+}

@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn each_program_is_named_once() {
         let mut message = LinkMessage::default();
-        assert_eq!(programs(&message), []);
+        assert!(programs(&message).is_empty());
         message.attributes = vec![
             LinkAttribute::IfName("eth0".to_owned()),
             LinkAttribute::Xdp(vec![

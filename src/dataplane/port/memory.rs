@@ -127,6 +127,10 @@ impl Port for MemoryPort {
         self.fill.len() + self.rx.len() + self.tx.len() + self.completion.len()
     }
 
+    fn in_kernel(&mut self) -> usize {
+        0
+    }
+
     fn statistics(&self) -> RingStatistics {
         self.statistics
     }

@@ -47,6 +47,9 @@ pub trait Port {
     /// How many frames this port's rings own now.
     fn held(&self) -> usize;
 
+    /// How many of those no ring shows: the kernel or the device works on them. 0 on a copying port without traffic.
+    fn in_kernel(&mut self) -> usize;
+
     /// What the kernel counted for this port since it was opened.
     fn statistics(&self) -> RingStatistics;
 

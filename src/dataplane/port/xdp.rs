@@ -479,6 +479,12 @@ impl Port for XdpPort {
         self.receiving + self.sending
     }
 
+    fn in_kernel(&mut self) -> usize {
+        let filled = RING.saturating_sub(self.fill.nb_free_exact()) as usize;
+        let visible = filled + self.rx.nb_avail_exact() as usize + self.completion.nb_avail_exact() as usize;
+        self.held().saturating_sub(visible)
+    }
+
     fn statistics(&self) -> RingStatistics {
         self.rx.fd().xdp_statistics().map_or_else(
             |_| RingStatistics::default(),

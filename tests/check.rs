@@ -1,0 +1,146 @@
+//! `pointsman check`, the binary itself: what it prints where, and its exit code.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs `pointsman check` beside the fixtures, so that files are called by their bare names.
+fn check(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pointsman"))
+        .arg("check")
+        .args(arguments)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config"))
+        .output()
+        .expect("the binary starts")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+#[test]
+fn each_fixture_is_answered_exactly() {
+    struct Row {
+        arguments: &'static [&'static str],
+        code: i32,
+        stdout: &'static str,
+        stderr: &'static str,
+    }
+    let rows = [
+        Row {
+            arguments: &["minimal.toml"],
+            code: 0,
+            stdout: "\
+minimal.toml: valid
+
+node       named after the host
+state      /var/lib/pointsman
+interface  eth0
+xdp        mode auto, zero-copy auto, sleeps when idle
+cores      spread over the allowed ones
+
+VIP web  203.0.113.2 tcp port 80 -> pool web by dr, scheduler maglev, announce none
+
+pool web: 1 member, for web
+  web1  203.0.113.4      VIP's port  weight     1  100.0 %
+",
+            stderr: "",
+        },
+        Row {
+            arguments: &["sample.toml"],
+            code: 0,
+            stdout: "\
+sample.toml: valid
+
+node       lb1
+state      /var/lib/pointsman
+interface  eth0
+xdp        mode auto, zero-copy auto, sleeps when idle
+cores      2, 3
+
+VIP web  203.0.113.2 tcp port 80 -> pool web by dr, scheduler maglev, announce arp
+VIP dns  203.0.113.3 udp port any -> pool dns by dr, scheduler maglev, announce none
+
+pool web: 2 members, for web
+  web1  203.0.113.4      port 80     weight     1   25.0 %
+  web2  203.0.113.5      VIP's port  weight     3   75.0 %
+
+pool dns: 2 members, for dns
+  dns1  203.0.113.6      VIP's port  weight     1  100.0 %
+  dns2  203.0.113.7      VIP's port  weight     1    0.0 %  disabled
+
+pool spare: 1 member, used by no VIP
+  spare1  203.0.113.8      VIP's port  weight     0    0.0 %
+  no member is enabled with a weight above 0: this pool gets no traffic
+",
+            stderr: "",
+        },
+        Row {
+            arguments: &["errors.toml"],
+            code: 1,
+            stdout: "",
+            stderr: concat!(include_str!("fixtures/config/errors.expected"), "19 errors\n"),
+        },
+        Row {
+            arguments: &["missing.toml"],
+            code: 1,
+            stdout: "",
+            stderr: "missing.toml: cannot be read: No such file or directory (os error 2)\n1 error\n",
+        },
+    ];
+    for row in rows {
+        let output = check(row.arguments);
+        assert_eq!(text(&output.stdout), row.stdout, "{:?}", row.arguments);
+        assert_eq!(text(&output.stderr), row.stderr, "{:?}", row.arguments);
+        assert_eq!(output.status.code(), Some(row.code), "{:?}", row.arguments);
+    }
+}
+
+#[test]
+fn json_has_stable_keys() {
+    let output = check(&["minimal.toml", "--json"]);
+    assert_eq!(output.status.code(), Some(0));
+    let printed: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let expected = serde_json::json!({
+        "valid": true,
+        "errors": [],
+        "node": { "name": null, "state_dir": "/var/lib/pointsman", "hash_seed": "" },
+        "dataplane": { "cores": null, "xdp_mode": "auto", "zero_copy": "auto", "busy_poll": false },
+        "interfaces": [{ "name": "eth0" }],
+        "vips": [{
+            "name": "web", "address": "203.0.113.2", "protocol": "tcp", "port": 80, "pool": "web",
+            "forward": "dr", "scheduler": "maglev", "announce": "none", "enabled": true,
+        }],
+        "pools": [{
+            "name": "web", "forward": "dr", "scheduler": "maglev",
+            "members": [{
+                "name": "web1", "address": "203.0.113.4", "port": null, "weight": 1, "enabled": true,
+                "share_percent": 100.0,
+            }],
+        }],
+    });
+    assert_eq!(printed, expected);
+}
+
+#[test]
+fn errors_in_json_say_what_the_lines_say() {
+    let output = check(&["--json", "errors.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    let printed: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(printed["valid"], false);
+    let errors = printed["errors"].as_array().expect("an array");
+    let lines: Vec<String> = errors
+        .iter()
+        .map(|error| {
+            let word = |key: &str| error[key].as_str().expect("text").to_owned();
+            format!("{}:{}:{}: {}: {}", word("file"), error["line"], error["column"], word("key"), word("message"))
+        })
+        .collect();
+    let stderr: Vec<&str> = text(&output.stderr).lines().collect();
+    assert_eq!(lines, stderr[..stderr.len() - 1], "all but the line with their number");
+}
+
+#[test]
+fn wrong_usage_is_not_a_wrong_configuration() {
+    assert_eq!(check(&[]).status.code(), Some(2));
+    assert_eq!(check(&["minimal.toml", "--frobnicate"]).status.code(), Some(2));
+}

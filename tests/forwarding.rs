@@ -1,0 +1,172 @@
+//! Real TCP and UDP through the real binary: client → gateway → AF_XDP worker → member → client.
+//!
+//! Topology of every test: see `pointsman::lab`. The balancer's interface is a veth; members run HTTP on the kernel's
+//! stack with the VIP on `lo`.
+
+#[path = "support/lab.rs"]
+mod support;
+
+use std::time::Duration;
+
+use pointsman::lab::{Lab, Load, LoadReport, Service, Topology, wait_until};
+use support::{build, statistic, topology};
+
+/// No request failed, and members saw the client's own addresses.
+fn assert_clean(report: &LoadReport, connections: u64) {
+    assert_eq!(report.failures, 0, "{:?}", report.failure_counts);
+    assert_eq!(report.connections, connections);
+    assert!(report.wrong_clients.is_empty(), "members saw {:?}", report.wrong_clients);
+}
+
+/// Frames that came from this port of the LAN's bridge.
+fn sent_by(lab: &Lab, port: &str) -> u64 {
+    lab.gateway().interface_counters(port).expect("counters").rx_packets
+}
+
+#[test]
+fn a_thousand_connections_carry_a_megabyte_each_way() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    let before = sent_by(&lab, "balancer");
+    let load = Load { connections: 1000, concurrency: 1000, patience_seconds: 100, limit_seconds: 110, ..lab.transfer() };
+    let report = lab.client_load(&load).expect("load");
+    println!("{report:?}");
+    assert_clean(&report, 1000);
+    assert!(report.concurrent_max >= 900, "{} at a time", report.concurrent_max);
+    assert_eq!(report.bytes, 2 * 1000 * 1_000_000, "uploaded and downloaded, every byte compared");
+
+    // Downloads are as large as uploads. Had replies passed the balancer, its port would have sent at least as many
+    // frames as the members' ports; it sends the clients' direction only.
+    let from_balancer = sent_by(&lab, "balancer") - before;
+    let from_members: u64 = (0..3).map(|index| sent_by(&lab, &Topology::member_name(index))).sum();
+    balancer.stop().expect("stop");
+    let transmitted = statistic(&balancer, "transmitted");
+    println!("balancer sent {from_balancer} frames ({transmitted} by its workers), members {from_members}");
+    assert!(from_balancer <= transmitted + 100, "all that came from the balancer came from its workers");
+    let (received, dropped) = (statistic(&balancer, "received"), statistic(&balancer, "dropped"));
+    assert_eq!(received + 5, transmitted + dropped, "requests in, requests out, and five announcements");
+    assert_eq!(statistic(&balancer, "frames.in_kernel"), 0);
+}
+
+#[test]
+fn udp_requests_are_answered() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::dns(&[1, 1, 1])])).expect("balancer");
+    let report = lab.client_load(&Load { connections: 3000, ..lab.udp() }).expect("load");
+    assert_clean(&report, 3000);
+    assert_eq!(report.connections_by_member.len(), 3, "{:?}", report.connections_by_member);
+    balancer.stop().expect("stop");
+    assert!(statistic(&balancer, "transmitted") >= 3000);
+}
+
+/// 30 000 connections over these weights; every share within 5 % of what the weights promise.
+fn assert_distribution(weights: &[u16]) {
+    const CONNECTIONS: u64 = 30_000;
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let _balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(weights)])).expect("balancer");
+    let load = Load { connections: CONNECTIONS, concurrency: 128, limit_seconds: 110, ..lab.get() };
+    let report = lab.client_load(&load).expect("load");
+    assert_clean(&report, CONNECTIONS);
+    let sum: u16 = weights.iter().sum();
+    for (index, &weight) in weights.iter().enumerate() {
+        let expected = CONNECTIONS as f64 * f64::from(weight) / f64::from(sum);
+        let name = Topology::member_name(index);
+        let got = report.connections_by_member.get(&name).copied().unwrap_or(0) as f64;
+        println!("{name}, weight {weight}: {got} connections of {expected}");
+        assert!((got - expected).abs() <= 0.05 * expected, "{name}: {got} of {expected}");
+    }
+}
+
+#[test]
+fn equal_members_get_equal_shares() {
+    assert_distribution(&[1, 1, 1]);
+}
+
+#[test]
+fn shares_follow_weights() {
+    assert_distribution(&[1, 2, 3]);
+}
+
+#[test]
+fn a_member_of_weight_zero_gets_nothing() {
+    assert_distribution(&[1, 0, 1]);
+}
+
+#[test]
+fn two_queues_are_two_workers_that_share_the_load() {
+    let Some(lab) = build(&Topology { queues: 2, ..topology() }) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    let report = lab.client_load(&Load { connections: 5000, ..lab.get() }).expect("load");
+    assert_clean(&report, 5000);
+    balancer.stop().expect("stop");
+    let shares = [0, 1].map(|worker| statistic(&balancer, &format!("worker.{worker}")));
+    println!("packets per worker: {shares:?}");
+    let sum: u64 = shares.iter().sum();
+    assert!(shares.iter().all(|&share| share * 4 >= sum), "each worker takes at least a quarter: {shares:?}");
+}
+
+#[test]
+fn several_vips_and_any_port() {
+    let any = Service { name: "any".into(), address: [198, 51, 100, 51].into(), port: None, ..Service::http(&[1, 1]) };
+    let topology =
+        Topology { vips: vec![Topology::VIP, any.address], tcp_ports: vec![80, 8080, 9999], ..topology() };
+    let Some(lab) = build(&topology) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let config = lab.dr_config(&[Service::http(&[1, 1, 1]), Service::dns(&[1]), any.clone()]);
+    let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+    for port in [8080, 9999] {
+        let target = std::net::SocketAddrV4::new(any.address, port);
+        assert_clean(&lab.client_load(&Load { target, connections: 200, ..lab.get() }).expect("load"), 200);
+    }
+    assert_clean(&lab.client_load(&Load { connections: 200, ..lab.get() }).expect("load"), 200);
+    let udp = lab.client_load(&Load { connections: 200, ..lab.udp() }).expect("load");
+    assert_clean(&udp, 200);
+    assert_eq!(udp.connections_by_member.keys().collect::<Vec<_>>(), ["member1"], "its pool has one member");
+
+    // A port of the first VIP that nobody serves is dropped by steering, and the host does not answer for it.
+    let refused = Load {
+        target: std::net::SocketAddrV4::new(Topology::VIP, 8080),
+        connections: 1,
+        patience_seconds: 1,
+        limit_seconds: 5,
+        ..lab.get()
+    };
+    assert_eq!(lab.client_load(&refused).expect("load").failures, 1);
+    balancer.stop().expect("stop");
+    assert!(statistic(&balancer, "xdp.unserved") > 0);
+}
+
+#[test]
+fn after_kill_9_nothing_is_attached_and_a_restart_forwards_within_a_second() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let config = lab.dr_config(&[Service::http(&[1, 1, 1])]);
+    let attached = || lab.balancer().run(["ip", "link", "show", "eth0"]).expect("ip link").contains("xdp");
+    for round in 0..20 {
+        let started = std::time::Instant::now();
+        let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+        let ready = started.elapsed();
+        assert!(attached());
+        let first = lab.client_load(&Load { connections: 20, concurrency: 4, ..lab.get() }).expect("load");
+        println!("round {round}: ready after {ready:?}, 20 connections after {:?}", started.elapsed());
+        assert_clean(&first, 20);
+        // In mid-traffic: a load is running when the process dies.
+        std::thread::scope(|scope| {
+            let load = Load { connections: 100_000, patience_seconds: 1, limit_seconds: 1, ..lab.get() };
+            let (lab, load) = (&lab, load);
+            let running = scope.spawn(move || lab.client_load(&load));
+            let port = || sent_by(&lab, "balancer");
+            let before = port();
+            assert!(wait_until(Duration::from_secs(10), || port() > before + 1000), "traffic");
+            balancer.kill().expect("kill");
+            assert!(wait_until(Duration::from_secs(2), || !attached()), "the program outlived its owner");
+            // The host's own network is alive.
+            lab.gateway().run(["ping", "-c", "1", "-W", "2", &Topology::BALANCER.to_string()]).expect("ping");
+            drop(running.join());
+        });
+    }
+}

@@ -1,0 +1,40 @@
+//! Shared by the tests that run the real binary in a lab. They need root; without it they say so and pass, except in
+//! CI, where nothing may be skipped silently.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(missing_docs, reason = "test code")]
+
+use std::collections::BTreeMap;
+
+use pointsman::lab::{Lab, Process, Topology};
+
+pub fn topology() -> Topology {
+    Topology { program: env!("CARGO_BIN_EXE_pointsman").into(), ..Topology::default() }
+}
+
+/// Builds the lab, or says why the test is skipped.
+pub fn build(topology: &Topology) -> Option<Lab> {
+    match Lab::build(topology) {
+        Ok(lab) => Some(lab),
+        Err(error) if error.cannot_run_here() && std::env::var_os("CI").is_none() => {
+            eprintln!("SKIPPED: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The numbers of the last statistics line of a balancer that has been stopped.
+pub fn statistics(balancer: &Process) -> BTreeMap<String, u64> {
+    let log = balancer.log();
+    let line = log.iter().rev().find(|line| line.contains("statistics ")).expect("a statistics line");
+    line.split_whitespace()
+        .filter_map(|word| word.split_once('='))
+        .filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?)))
+        .collect()
+}
+
+/// A number of the last statistics line; a counter that is not mentioned is 0.
+pub fn statistic(balancer: &Process, key: &str) -> u64 {
+    statistics(balancer).get(key).copied().unwrap_or(0)
+}
