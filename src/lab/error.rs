@@ -58,6 +58,8 @@ pub enum LabError {
         seconds: u64,
         /// Still running, or how it ended.
         status: String,
+        /// Its exit code, if it has ended with one.
+        exit_code: Option<i32>,
         /// Its standard error.
         log: String,
     },

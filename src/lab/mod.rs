@@ -85,7 +85,8 @@ impl Lab {
             topology: topology.clone(),
             configs: AtomicU32::new(0),
         };
-        let places = Places { client: &lab.client, gateway: &lab.gateway, balancer: &lab.balancer, members: &lab.members };
+        let places =
+            Places { client: &lab.client, gateway: &lab.gateway, balancer: &lab.balancer, members: &lab.members };
         topology::connect(topology, &places)?;
         Ok(lab)
     }
@@ -148,7 +149,8 @@ impl Lab {
 
     /// Starts every member's server and waits until all listen.
     pub fn spawn_member_servers(&self) -> Result<Vec<Process>, LabError> {
-        let started = (0..self.members.len()).map(|index| self.start_member_server(index)).collect::<Result<Vec<_>, _>>()?;
+        let started =
+            (0..self.members.len()).map(|index| self.start_member_server(index)).collect::<Result<Vec<_>, _>>()?;
         started.into_iter().map(Process::wait_ready).collect()
     }
 
@@ -204,8 +206,10 @@ impl Lab {
             command.arg("--listen").arg(format!("0.0.0.0:{port}"));
         }
         // A UDP socket answers from the address that it is bound to: one socket for each.
-        for (address, port) in vips.iter().chain([&Topology::member_address(index)]).flat_map(|a| udp_ports.iter().map(move |p| (a, p))) {
-            command.arg("--udp").arg(format!("{address}:{port}"));
+        for address in vips.iter().chain([&Topology::member_address(index)]) {
+            for port in udp_ports {
+                command.arg("--udp").arg(format!("{address}:{port}"));
+            }
         }
         Process::start(&self.spawner, &name, command)
     }

@@ -67,7 +67,8 @@ impl Namespace {
         &self.name
     }
 
-    /// Where other processes find this namespace while this one lives: for `nsenter --net=PATH`, `ip link … netns PATH`.
+    /// Where other processes find this namespace while this one lives: for `nsenter --net=PATH` and
+    /// `ip link … netns PATH`.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.handle.as_raw_fd()))
     }
@@ -94,7 +95,7 @@ impl Namespace {
         command.args(arguments).stdin(Stdio::null());
         let line = words.join(OsStr::new(" ")).to_string_lossy().into_owned();
         let output = command.output().map_err(|error| spawn_error(program, error))?;
-        self.checked(&line, output)
+        self.checked(&line, &output)
     }
 
     /// Runs `ip -batch` inside over these lines: one process instead of one per line.
@@ -113,7 +114,7 @@ impl Namespace {
             .and_then(|(_, number)| number.trim().parse::<usize>().ok())
             .and_then(|number| lines.get(number.checked_sub(1)?));
         let line = format!("ip {}", failed_line.map_or("-batch", String::as_str));
-        self.checked(&line, output).map(|_| ())
+        self.checked(&line, &output).map(|_| ())
     }
 
     /// Runs `work` on a thread inside this namespace: sockets that it opens belong to the namespace for good.
@@ -134,18 +135,18 @@ impl Namespace {
     /// Reads a setting by its dotted name, `net.ipv4.ip_forward`.
     pub fn read_sysctl(&self, name: &str) -> Result<String, LabError> {
         let path = sysctl_path(name);
+        let what = format!("reading {} in the lab's {}", path.display(), self.name);
         let text = self.enter(|| fs::read_to_string(&path))?;
-        text.map(|text| text.trim_end().to_owned())
-            .map_err(LabError::system(format!("reading {} in the lab's {}", path.display(), self.name)))
+        text.map(|text| text.trim_end().to_owned()).map_err(LabError::system(what))
     }
 
     /// Writes a setting by its dotted name, `net.ipv4.ip_forward`.
-    pub fn write_sysctl(&self, name: &str, value: impl ToString) -> Result<(), LabError> {
-        self.write_sysctls(&[(name, value.to_string())])
+    pub fn write_sysctl(&self, name: &str, value: &str) -> Result<(), LabError> {
+        self.write_sysctls(&[(name, value)])
     }
 
     /// Writes several settings, in order.
-    pub(super) fn write_sysctls(&self, settings: &[(&str, String)]) -> Result<(), LabError> {
+    pub(super) fn write_sysctls(&self, settings: &[(&str, &str)]) -> Result<(), LabError> {
         self.enter(|| {
             for (name, value) in settings {
                 let path = sysctl_path(name);
@@ -165,7 +166,7 @@ impl Namespace {
             .map_err(LabError::system(what))
     }
 
-    fn checked(&self, command: &str, output: Output) -> Result<String, LabError> {
+    fn checked(&self, command: &str, output: &Output) -> Result<String, LabError> {
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }

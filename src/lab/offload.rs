@@ -1,7 +1,7 @@
 //! Transmit offloads off, so that a veth carries what a wire would.
 //!
 //! On veth a local stack leaves a packet's checksum to "hardware" that does not exist (`CHECKSUM_PARTIAL`), and the
-//! kernel hands the packet over unfinished. AF_XDP copies bytes, not that mark: the member would drop every packet as
+//! kernel hands the packet over unfinished. `AF_XDP` copies bytes, not that mark: the member would drop every packet as
 //! corrupt. It also lets the stack pass super-packets that no wire would carry.
 #![expect(unsafe_code, reason = "ethtool's ioctl takes a pointer to a structure of its own")]
 
@@ -52,12 +52,10 @@ fn ethtool(device: RawFd, interface: &str, command: u32, data: u32) -> io::Resul
         return Err(Errno::ENAMETOOLONG.into());
     }
     for (to, from) in name.iter_mut().zip(interface.bytes()) {
-        *to = from as libc::c_char;
+        *to = libc::c_char::from_ne_bytes([from]);
     }
-    let mut request = libc::ifreq {
-        ifr_name: name,
-        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() },
-    };
+    let mut request =
+        libc::ifreq { ifr_name: name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() } };
     // SAFETY: `request` is a whole `ifreq` that lives through the call, with a terminated name; its pointer names
     // `value`, which is what the four commands above read and write (struct ethtool_value), and nothing else does.
     let status = unsafe { libc::ioctl(device, libc::SIOCETHTOOL as _, &raw mut request) };

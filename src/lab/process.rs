@@ -1,6 +1,7 @@
 //! The lab's long-lived processes: the balancer and the members' servers.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -12,7 +13,8 @@ use nix::unistd::Pid;
 use super::namespace::spawn_error;
 use super::{LabError, wait_until};
 
-/// How long a process may take from start to `ready`: attaching retries for up to 2 s, resolving members takes up to 1 s.
+/// How long a process may take from start to `ready`: attaching retries for some seconds, resolving members takes up
+/// to one.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// How long a process may take to end after SIGTERM before it is killed: longer would stall a test for nothing.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -43,18 +45,14 @@ impl Process {
         if self.stdout.wait_for(READY_WITHIN, |line| line == "ready") {
             return Ok(self);
         }
-        let status = match self.status() {
-            Some(status) => {
-                // It has ended: what it said last is still on its way.
-                self.stderr.wait_end();
-                status.to_string()
-            }
-            None => "still running".to_owned(),
-        };
+        // If its output has ended, so will it at once; and what it said last may still be on its way.
+        let ended = self.stdout.lock().ended;
+        let status = if ended { Some(self.kill()?) } else { None };
         Err(LabError::NotReady {
             process: self.name.clone(),
             seconds: READY_WITHIN.as_secs(),
-            status,
+            status: status.map_or_else(|| "still running".to_owned(), |status| status.to_string()),
+            exit_code: status.and_then(|status| status.code()),
             log: self.log().join("\n"),
         })
     }
@@ -64,7 +62,8 @@ impl Process {
         self.child.id()
     }
 
-    /// The lines of its standard error so far.
+    /// The lines of its standard error so far. One that was written a moment ago may still be on its way, also when
+    /// `ready` has been read from the other stream: [`Process::wait_for_log`]. After [`Process::stop`] it is complete.
     pub fn log(&self) -> Vec<String> {
         self.stderr.lock().lines.clone()
     }
@@ -152,7 +151,9 @@ impl Spawner {
     }
 
     /// Spawns `command`; it lives at most as long as this.
-    pub(super) fn spawn(&self, command: Command) -> Result<Child, LabError> {
+    pub(super) fn spawn(&self, mut command: Command) -> Result<Child, LabError> {
+        // In a group of its own: Ctrl-C is for the lab's process, whose end is the others', not for each of them.
+        command.process_group(0);
         let program = command.get_program().to_owned();
         let (reply, answer) = mpsc::channel();
         let sent = self.requests.as_ref().is_some_and(|requests| requests.send(Request { command, reply }).is_ok());

@@ -63,9 +63,8 @@ fn open_tmpfs() -> io::Result<OwnedFd> {
 fn create_tmpfs(context: &OwnedFd) -> io::Result<()> {
     let (no_key, no_value) = (ptr::null::<libc::c_char>(), ptr::null::<libc::c_void>());
     // SAFETY: fsconfig(2) with FSCONFIG_CMD_CREATE takes no key, no value and no number.
-    let status = unsafe {
-        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, no_key, no_value, 0)
-    };
+    let status =
+        unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, no_key, no_value, 0) };
     Errno::result(status)?;
     Ok(())
 }

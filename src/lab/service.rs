@@ -24,7 +24,13 @@ pub struct Service {
 impl Service {
     /// HTTP on the default VIP.
     pub fn http(weights: &[u16]) -> Self {
-        Self { name: "web".to_owned(), address: Topology::VIP, protocol: "tcp", port: Some(80), weights: weights.to_vec() }
+        Self {
+            name: "web".to_owned(),
+            address: Topology::VIP,
+            protocol: "tcp",
+            port: Some(80),
+            weights: weights.to_vec(),
+        }
     }
 
     /// UDP on the default VIP's port 53.
@@ -35,8 +41,8 @@ impl Service {
 
 pub(super) fn dr_config(services: &[Service], directory: &Path) -> String {
     let mut toml = format!(
-        "[node]\nname = \"lab\"\nhash_seed = \"lab\"\nstate_dir = {:?}\n\n[[interface]]\nname = \"eth0\"\n",
-        directory.join("state")
+        "[node]\nname = \"lab\"\nhash_seed = \"lab\"\nstate_dir = \"{}\"\n\n[[interface]]\nname = \"eth0\"\n",
+        directory.join("state").display()
     );
     for Service { name, address, protocol, port, weights } in services {
         let port = port.map_or_else(|| "\"any\"".to_owned(), |port| port.to_string());

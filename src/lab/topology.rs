@@ -10,7 +10,7 @@
 
 use std::env;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::offload::disable_transmit_offloads;
 use super::{LabError, Namespace};
@@ -119,14 +119,13 @@ pub(super) struct Places<'a> {
 pub(super) fn connect(topology: &Topology, places: &Places<'_>) -> Result<(), LabError> {
     set_sysctls(places)?;
     places.gateway.ip(&link_lines(topology, places))?;
-    let vips = |device: &str| topology.vips.iter().map(|vip| format!("address add {vip}/32 dev {device}")).collect();
-    let hosts = topology.client_addresses().iter().map(|address| format!("address add {address}/24 dev eth0")).collect();
-    places.client.ip(&host_lines(hosts, Topology::GATEWAY_CLIENT_SIDE))?;
-    let own = vec![format!("address add {}/24 dev eth0", Topology::BALANCER)];
-    places.balancer.ip(&host_lines(own, Topology::GATEWAY_LAN_SIDE))?;
+    let on_eth0 = |address: Ipv4Addr| format!("address add {address}/24 dev eth0");
+    let clients = topology.client_addresses().into_iter().map(on_eth0).collect();
+    places.client.ip(&host_lines(clients, Topology::GATEWAY_CLIENT_SIDE))?;
+    places.balancer.ip(&host_lines(vec![on_eth0(Topology::BALANCER)], Topology::GATEWAY_LAN_SIDE))?;
     for (index, member) in places.members.iter().enumerate() {
-        let mut addresses: Vec<String> = vips("lo");
-        addresses.push(format!("address add {}/24 dev eth0", Topology::member_address(index)));
+        let vips = topology.vips.iter().map(|vip| format!("address add {vip}/32 dev lo"));
+        let addresses = vips.chain([on_eth0(Topology::member_address(index))]).collect();
         member.ip(&host_lines(addresses, Topology::GATEWAY_LAN_SIDE))?;
     }
     disable_offloads(places)
@@ -134,10 +133,6 @@ pub(super) fn connect(topology: &Topology, places: &Places<'_>) -> Result<(), La
 
 /// Settings come before interfaces, so that every interface starts with them.
 fn set_sysctls(places: &Places<'_>) -> Result<(), LabError> {
-    let set = |namespace: &Namespace, settings: &[(&str, &str)]| {
-        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-        namespace.write_sysctls(&settings)
-    };
     let quiet = [
         // A new namespace may have inherited the host's settings (net.core.devconf_inherit_init_net).
         ("net.ipv4.conf.all.rp_filter", "0"),
@@ -147,36 +142,30 @@ fn set_sysctls(places: &Places<'_>) -> Result<(), LabError> {
     ];
     let quiet_v6 = [("net.ipv6.conf.all.disable_ipv6", "1"), ("net.ipv6.conf.default.disable_ipv6", "1")];
     // A kernel without IPv6 is as quiet as can be.
-    let has_v6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
+    let has_v6 = Path::new("/proc/sys/net/ipv6").exists();
     for namespace in [places.client, places.gateway, places.balancer].into_iter().chain(places.members) {
-        set(namespace, &quiet)?;
+        namespace.write_sysctls(&quiet)?;
         if has_v6 {
-            set(namespace, &quiet_v6)?;
+            namespace.write_sysctls(&quiet_v6)?;
         }
     }
-    set(places.gateway, &[("net.ipv4.ip_forward", "1")])?;
-    set(
-        places.client,
-        &[
-            ("net.ipv4.ip_local_port_range", "1024 65535"),
-            ("net.ipv4.tcp_tw_reuse", "1"),
-            // Tens of thousands of finished connections wait here at the end of a load.
-            ("net.ipv4.tcp_max_tw_buckets", "262144"),
-        ],
-    )?;
+    places.gateway.write_sysctl("net.ipv4.ip_forward", "1")?;
+    places.client.write_sysctls(&[
+        ("net.ipv4.ip_local_port_range", "1024 65535"),
+        ("net.ipv4.tcp_tw_reuse", "1"),
+        // Tens of thousands of finished connections wait here at the end of a load.
+        ("net.ipv4.tcp_max_tw_buckets", "262144"),
+    ])?;
     for member in places.members {
-        set(
-            member,
-            &[
-                // The VIP on lo is nobody's business on the LAN: do not answer ARP for it, do not ask with it.
-                ("net.ipv4.conf.all.arp_ignore", "1"),
-                ("net.ipv4.conf.all.arp_announce", "2"),
-                // A thousand clients may call at once: no SYN may wait a second for its retransmission.
-                ("net.core.somaxconn", "8192"),
-                ("net.ipv4.tcp_max_syn_backlog", "8192"),
-                ("net.ipv4.tcp_max_tw_buckets", "262144"),
-            ],
-        )?;
+        member.write_sysctls(&[
+            // The VIP on lo is nobody's business on the LAN: do not answer ARP for it, do not ask with it.
+            ("net.ipv4.conf.all.arp_ignore", "1"),
+            ("net.ipv4.conf.all.arp_announce", "2"),
+            // A thousand clients may call at once: no SYN may wait a second for its retransmission.
+            ("net.core.somaxconn", "8192"),
+            ("net.ipv4.tcp_max_syn_backlog", "8192"),
+            ("net.ipv4.tcp_max_tw_buckets", "262144"),
+        ])?;
     }
     Ok(())
 }
@@ -203,8 +192,6 @@ fn link_lines(topology: &Topology, places: &Places<'_>) -> Vec<String> {
             mac_text(Topology::GATEWAY_MAC)
         ),
         format!("address add {}/24 dev lan", Topology::GATEWAY_LAN_SIDE),
-        // Several queues here as well, so that packets of several flows arrive unmarked by a single queue's number,
-        // which the kernel would keep when it picks a queue towards the balancer.
         veth("client", client_port, 1, places.client, [0x02, 0, 0, 0, 0, 0x20]),
         format!("address add {}/24 dev client", Topology::GATEWAY_CLIENT_SIDE),
         "link set client up".to_owned(),
@@ -231,12 +218,12 @@ fn host_lines(addresses: Vec<String>, gateway: Ipv4Addr) -> Vec<String> {
 }
 
 /// Whatever goes into the balancer comes from the client's stack or leaves by this last hop: there, packets are whole.
-/// The members' way back keeps its offloads: it never meets AF_XDP, and downloads cost half as much.
+/// The members' way back keeps its offloads: it never meets `AF_XDP`, and downloads cost half as much.
 fn disable_offloads(places: &Places<'_>) -> Result<(), LabError> {
     disable_transmit_offloads(places.client, "eth0")?;
     disable_transmit_offloads(places.gateway, "balancer")
 }
 
-pub(super) fn mac_text([a, b, c, d, e, f]: [u8; 6]) -> String {
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+pub(super) fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

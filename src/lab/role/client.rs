@@ -38,7 +38,8 @@ async fn send(load: &Load) -> anyhow::Result<LoadReport> {
         workers.spawn_local(Rc::clone(&client).work());
     }
     let mut ticks = interval(PROGRESS_EVERY);
-    let finish = timeout(Duration::from_secs(load.limit_seconds), async { while workers.join_next().await.is_some() {} });
+    let finish =
+        timeout(Duration::from_secs(load.limit_seconds), async { while workers.join_next().await.is_some() {} });
     tokio::pin!(finish);
     loop {
         tokio::select! {
@@ -137,7 +138,8 @@ impl Client {
     fn answered(&self, first: bool, began: Instant, own: SocketAddr, seen: Seen) -> Result<(), String> {
         let Tally { report, latency_us } = &mut *self.tally.borrow_mut();
         latency_us.saturating_record(began.elapsed().as_micros() as u64);
-        let address = seen.client.parse().map_or_else(|_| seen.client.clone(), |client: SocketAddr| client.ip().to_string());
+        let address =
+            seen.client.parse().map_or_else(|_| seen.client.clone(), |client: SocketAddr| client.ip().to_string());
         *report.requests_by_client.entry(address).or_default() += 1;
         if seen.client != own.to_string() {
             report.wrong_clients.insert(seen.client);
@@ -198,4 +200,3 @@ impl Drop for Opened<'_> {
         self.0.set(self.0.get() - 1);
     }
 }
-

@@ -56,7 +56,7 @@ impl Pattern {
         digest.finish()
     }
 
-    /// SplitMix64 (Steele, Lea, Flood 2014): a few cycles a word, so that making the bytes is not what is measured.
+    /// `SplitMix64` (Steele, Lea, Flood 2014): a few cycles a word, so that making the bytes is not what is measured.
     fn next_word(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

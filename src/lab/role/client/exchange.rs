@@ -171,7 +171,8 @@ fn chain<E: Error>(what: &str) -> impl FnOnce(E) -> String {
         let mut text = format!("{what}: {error}");
         let mut cause = error.source();
         while let Some(error) = cause {
-            text += &format!(": {error}");
+            text.push_str(": ");
+            text.push_str(&error.to_string());
             cause = error.source();
         }
         text
