@@ -32,10 +32,12 @@ fn a_thousand_connections_carry_a_megabyte_each_way() {
     // and members at once, so the client has a network card: 400 megabit a second, and a queue that a thousand send
     // buffers fit into.
     lab.client().write_sysctl("net/ipv4/tcp_wmem", "4096 16384 32768").expect("send buffers");
-    let card = ["tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "400mbit", "burst", "64kb", "limit", "64mb"];
+    let card =
+        ["tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "400mbit", "burst", "64kb", "limit", "64mb"];
     lab.client().run(card).expect("a network card (tc, and the kernel's sch_tbf)");
     let before = sent_by(&lab, "balancer");
-    let load = Load { connections: 1000, concurrency: 1000, patience_seconds: 100, limit_seconds: 110, ..lab.transfer() };
+    let load =
+        Load { connections: 1000, concurrency: 1000, patience_seconds: 100, limit_seconds: 110, ..lab.transfer() };
     let report = lab.client_load(&load).expect("load");
     println!("{report:?}");
     assert_clean(&report, 1000);
@@ -118,8 +120,7 @@ fn two_queues_are_two_workers_that_share_the_load() {
 #[test]
 fn several_vips_and_any_port() {
     let any = Service { name: "any".into(), address: [198, 51, 100, 51].into(), port: None, ..Service::http(&[1, 1]) };
-    let topology =
-        Topology { vips: vec![Topology::VIP, any.address], tcp_ports: vec![80, 8080, 9999], ..topology() };
+    let topology = Topology { vips: vec![Topology::VIP, any.address], tcp_ports: vec![80, 8080, 9999], ..topology() };
     let Some(lab) = build(&topology) else { return };
     let _members = lab.spawn_member_servers().expect("members");
     let config = lab.dr_config(&[Service::http(&[1, 1, 1]), Service::dns(&[1]), any.clone()]);

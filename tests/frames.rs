@@ -56,14 +56,14 @@ fn every_frame_is_accounted_for_after_ten_million_packets() {
         Frame::tcp(40_000, 80, 0).bytes(),
         Frame::tcp(40_001, 80, 1400).bytes(),
         Frame::udp(40_002, 53, 100).bytes(),
-        Frame::tcp(40_003, 80, 1461).bytes(),                            // oversize
-        Frame::tcp(40_004, 81, 0).bytes(),                               // no service
-        Frame { fragment: 0x2000, ..Frame::tcp(1, 80, 0) }.bytes(),      // fragment
+        Frame::tcp(40_003, 80, 1461).bytes(),                       // oversize
+        Frame::tcp(40_004, 81, 0).bytes(),                          // no service
+        Frame { fragment: 0x2000, ..Frame::tcp(1, 80, 0) }.bytes(), // fragment
         Frame { destination_mac: [2; 6], ..Frame::tcp(1, 80, 0) }.bytes(), // other host
-        Frame::tcp(1, 80, 0).bytes()[..20].to_vec(),                     // truncated
+        Frame::tcp(1, 80, 0).bytes()[..20].to_vec(),                // truncated
         Frame::echo(7, b"ping").bytes(),
         ArpFrame::request(CLIENT, VIP).bytes(),
-        ArpFrame::request(VIP, VIP).bytes(),                             // conflict
+        ArpFrame::request(VIP, VIP).bytes(), // conflict
     ];
     let snapshots: Vec<Arc<Tables>> = (0..4).map(|members| Arc::new(tables(members, 1500))).collect();
     let mut dice = Dice(1);

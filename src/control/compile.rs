@@ -12,7 +12,9 @@ use super::neighbor::{Network, NextHop, Unresolved};
 use crate::dataplane::port::steering::AddressFlags;
 use crate::dataplane::select::Seed;
 use crate::dataplane::service::{Destination, ServiceTable};
-use crate::dataplane::tables::{Interface, InterfaceId, Member as TableMember, MemberId, Tables, Vip, VipAddress, VipId};
+use crate::dataplane::tables::{
+    Interface, InterfaceId, Member as TableMember, MemberId, Tables, Vip, VipAddress, VipId,
+};
 
 /// A model and what can be computed from it alone, once: ids and Maglev layouts.
 #[derive(Debug)]
@@ -179,9 +181,8 @@ impl Plan {
         if let Some(gateway) = hop.gateway {
             return Err(NotReachable::BehindGateway(gateway));
         }
-        self.by(hop, network).ok_or_else(|| {
-            NotReachable::Unresolved(Unresolved::NotListed { interface: hop.interface.clone() })
-        })
+        self.by(hop, network)
+            .ok_or_else(|| NotReachable::Unresolved(Unresolved::NotListed { interface: hop.interface.clone() }))
     }
 
     /// The table entry for a next hop; `None` if its interface is not listed or not there.

@@ -302,7 +302,10 @@ mod tests {
             worst = worst.max(share);
             sum += share;
         }
-        println!("1 member of 100 removed from the configuration: mean {:.2} %, worst {worst:.2} % of slots change", sum / 100.0);
+        println!(
+            "1 member of 100 removed from the configuration: mean {:.2} %, worst {worst:.2} % of slots change",
+            sum / 100.0
+        );
         assert!(worst <= 2.5, "{worst} % of the slots change");
     }
 

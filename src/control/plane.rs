@@ -15,9 +15,7 @@ use super::publish::{Publisher, WorkerStuck};
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::nic;
-use crate::dataplane::port::steering::{
-    AttachError, Steering, SteeringCounters, SteeringError, XdpMode, program_name,
-};
+use crate::dataplane::port::steering::{AttachError, Steering, SteeringCounters, SteeringError, XdpMode, program_name};
 use crate::dataplane::port::xdp::{CopyMode, OpenError, OpenOptions, Opened, WantedCopyMode, XdpPort};
 use crate::dataplane::worker::{Idle, Mailbox, Parts, Worker};
 
@@ -45,8 +43,10 @@ pub enum PlaneError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// Fewer cores than queues.
-    #[error("dataplane.cores names {cores} cores, and {interface} has {queues} queues, each with a worker of its own \
-             (name more cores, or: ethtool -L {interface} combined {cores})")]
+    #[error(
+        "dataplane.cores names {cores} cores, and {interface} has {queues} queues, each with a worker of its own \
+             (name more cores, or: ethtool -L {interface} combined {cores})"
+    )]
     TooFewCores {
         /// How many are named.
         cores: usize,
@@ -177,12 +177,7 @@ impl Plane {
 }
 
 /// Attaches in the wanted mode; a fallback is said, with its cause.
-fn attach(
-    steering: &mut Steering,
-    wanted: WantedXdpMode,
-    interface: &str,
-    index: u32,
-) -> Result<XdpMode, PlaneError> {
+fn attach(steering: &mut Steering, wanted: WantedXdpMode, interface: &str, index: u32) -> Result<XdpMode, PlaneError> {
     let driver = nic::driver(interface).unwrap_or_else(|_| "unknown".into());
     let error = |mode, cause: AttachError, advice: &str| PlaneError::Attach {
         interface: interface.to_owned(),
@@ -197,7 +192,11 @@ fn attach(
             .map(|()| XdpMode::Generic)
             .map_err(|cause| error(XdpMode::Generic, cause, "")),
         WantedXdpMode::Native => steering.attach(index, XdpMode::Native).map(|()| XdpMode::Native).map_err(|cause| {
-            error(XdpMode::Native, cause, " (dataplane.xdp_mode = \"generic\" works with any driver, several times slower)")
+            error(
+                XdpMode::Native,
+                cause,
+                " (dataplane.xdp_mode = \"generic\" works with any driver, several times slower)",
+            )
         }),
         WantedXdpMode::Auto => match steering.attach(index, XdpMode::Native) {
             Ok(()) => Ok(XdpMode::Native),
@@ -205,7 +204,9 @@ fn attach(
                 Err(error(XdpMode::Native, cause, ""))
             }
             Err(cause) => {
-                warn!("{interface} (driver {driver}): no native XDP: {cause}; falling back to generic, which is several times slower");
+                warn!(
+                    "{interface} (driver {driver}): no native XDP: {cause}; falling back to generic, which is several times slower"
+                );
                 steering
                     .attach(index, XdpMode::Generic)
                     .map(|()| XdpMode::Generic)

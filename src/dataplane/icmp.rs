@@ -1,9 +1,9 @@
 //! ICMP to a VIP: echo is answered here; an error about a flow follows that flow to its member.
 
+use super::flow::Now;
 use super::parse::{ETHERNET_LENGTH, Icmp, embedded_flow};
 use super::process::{Decision, Packet, State, to_member};
 use super::verdict::{Answer, DropReason, Verdict};
-use super::flow::Now;
 
 // Types (RFC 792).
 const DESTINATION_UNREACHABLE: u8 = 3;

@@ -104,7 +104,8 @@ mod tests {
     #[test]
     fn an_exact_port_beats_any_and_protocols_are_apart() {
         let at = |address, protocol, port| Destination { address, protocol, port };
-        let table = ServiceTable::new(&[(at(10, 6, 0), VipId(1)), (at(10, 6, 80), VipId(2)), (at(10, 17, 53), VipId(3))]);
+        let table =
+            ServiceTable::new(&[(at(10, 6, 0), VipId(1)), (at(10, 6, 80), VipId(2)), (at(10, 17, 53), VipId(3))]);
         assert_eq!(table.lookup(&flow(10, 6, 80)), Some(VipId(2)));
         assert_eq!(table.lookup(&flow(10, 6, 81)), Some(VipId(1)));
         assert_eq!(table.lookup(&flow(10, 17, 53)), Some(VipId(3)));
@@ -121,7 +122,12 @@ mod tests {
     #[test]
     fn every_one_of_many_services_is_found_and_its_neighbours_are_not() {
         let services: Vec<_> = (0..60_000u32)
-            .map(|i| (Destination { address: 0x0a00_0000 + i / 100, protocol: 6, port: (i % 100 + 1) as u16 }, VipId(i as u16)))
+            .map(|i| {
+                (
+                    Destination { address: 0x0a00_0000 + i / 100, protocol: 6, port: (i % 100 + 1) as u16 },
+                    VipId(i as u16),
+                )
+            })
             .collect();
         let table = ServiceTable::new(&services);
         for (destination, vip) in &services {

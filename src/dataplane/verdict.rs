@@ -117,7 +117,9 @@ mod tests {
         assert_eq!(names.len(), DropReason::COUNT);
         for (index, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index, "{reason:?} indexes its own counter");
-            assert!(reason.name().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit()));
+            assert!(
+                reason.name().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit())
+            );
             assert!(reason.explanation().ends_with('.'));
         }
     }

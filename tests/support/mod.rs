@@ -189,11 +189,8 @@ pub fn checksum(bytes: &[u8]) -> u16 {
 pub fn tables(members: u32, mtu: u32) -> Tables {
     let slots: Arc<[MemberId]> = (0..members.max(1) * 50).map(|slot| MemberId(slot % members.max(1))).collect();
     let empty: Arc<[MemberId]> = Arc::new([]);
-    let destination = |last: u8, protocol, port| Destination {
-        address: Ipv4Addr::new(203, 0, 113, last).into(),
-        protocol,
-        port,
-    };
+    let destination =
+        |last: u8, protocol, port| Destination { address: Ipv4Addr::new(203, 0, 113, last).into(), protocol, port };
     let services = [
         (destination(2, TCP, 80), VipId(0)),
         (destination(2, UDP, 53), VipId(1)),

@@ -40,7 +40,14 @@ impl MemoryPort {
     /// A port with empty rings.
     pub fn new(ring: usize) -> Self {
         let queue = || VecDeque::with_capacity(ring);
-        Self { ring, fill: queue(), rx: queue(), tx: queue(), completion: queue(), statistics: RingStatistics::default() }
+        Self {
+            ring,
+            fill: queue(),
+            rx: queue(),
+            tx: queue(),
+            completion: queue(),
+            statistics: RingStatistics::default(),
+        }
     }
 
     /// The wire brings a packet. `false`: it was lost, and counted as the kernel counts it.

@@ -77,8 +77,10 @@ fn ethtool<T>(interface: &str, value: &mut T) -> io::Result<()> {
     for (to, from) in name.iter_mut().zip(interface.bytes()) {
         *to = from as libc::c_char;
     }
-    let mut request =
-        libc::ifreq { ifr_name: name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: std::ptr::from_mut(value).cast() } };
+    let mut request = libc::ifreq {
+        ifr_name: name,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: std::ptr::from_mut(value).cast() },
+    };
     // SAFETY: the request and the structure it points to are live and of the layout that the command (their first
     // word) asks for; the kernel writes no more than that structure.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };

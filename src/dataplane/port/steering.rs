@@ -240,9 +240,7 @@ fn map_error(map: &'static str) -> impl Fn(MapError) -> SteeringError {
 }
 
 /// "Permission denied" is worth more than the words around it.
-fn permission_or<E: std::error::Error + 'static>(
-    other: impl Fn(E) -> SteeringError,
-) -> impl Fn(E) -> SteeringError {
+fn permission_or<E: std::error::Error + 'static>(other: impl Fn(E) -> SteeringError) -> impl Fn(E) -> SteeringError {
     move |error| match os_error(&error) {
         Some(libc::EPERM | libc::EACCES) => SteeringError::Permission,
         _ => other(error),

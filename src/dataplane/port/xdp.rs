@@ -99,8 +99,11 @@ pub struct OpenOptions {
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// The interface's MTU does not fit into a chunk.
-    #[error("{interface}: MTU {mtu} is more than {} (set it with: ip link set {interface} mtu {})",
-        largest_mtu(), largest_mtu())]
+    #[error(
+        "{interface}: MTU {mtu} is more than {} (set it with: ip link set {interface} mtu {})",
+        largest_mtu(),
+        largest_mtu()
+    )]
     Mtu {
         /// The interface's name.
         interface: String,
@@ -238,8 +241,10 @@ fn open_once(options: &OpenOptions, mode: CopyMode) -> Result<Opened, OpenError>
     static NEXT_UMEM: AtomicU32 = AtomicU32::new(0);
 
     let chunk = chunk_size(options.mtu);
-    let memory_error =
-        |error: Box<dyn std::error::Error>| OpenError::Memory { bytes: u64::from(chunk * FRAMES_PER_PORT), source: os_error(&*error) };
+    let memory_error = |error: Box<dyn std::error::Error>| OpenError::Memory {
+        bytes: u64::from(chunk * FRAMES_PER_PORT),
+        source: os_error(&*error),
+    };
     let umem_config = UmemConfig::builder()
         .frame_size(FrameSize::new(chunk).map_err(|error| memory_error(error.into()))?)
         .fill_queue_size(ring_size())
@@ -247,15 +252,10 @@ fn open_once(options: &OpenOptions, mode: CopyMode) -> Result<Opened, OpenError>
         .build()
         .map_err(|error| memory_error(error.into()))?;
     let count = NonZeroU32::new(FRAMES_PER_PORT).unwrap_or(NonZeroU32::MIN);
-    let (umem, descriptors) =
-        Umem::new(umem_config, count, false).map_err(|error| memory_error(error.into()))?;
+    let (umem, descriptors) = Umem::new(umem_config, count, false).map_err(|error| memory_error(error.into()))?;
 
-    let socket_error = |source| OpenError::Socket {
-        interface: options.interface.clone(),
-        queue: options.queue,
-        mode,
-        source,
-    };
+    let socket_error =
+        |source| OpenError::Socket { interface: options.interface.clone(), queue: options.queue, mode, source };
     let socket_config = SocketConfig::builder()
         .rx_queue_size(ring_size())
         .tx_queue_size(ring_size())

@@ -1,0 +1,310 @@
+//! The balancer and the host it runs on: what stays the host's, what changes under it, and what it refuses.
+//!
+//! Topology of every test: see `pointsman::lab`. Things are changed in the balancer's or a member's namespace while
+//! the real binary runs, and its log and traffic are watched.
+
+#[path = "support/lab.rs"]
+mod support;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use pointsman::lab::{Lab, LabError, Load, Process, Service, Topology, wait_until};
+use support::{build, statistic, topology};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn ip(lab: &Lab, arguments: &str) {
+    lab.balancer().run(std::iter::once("ip").chain(arguments.split(' '))).expect(arguments);
+}
+
+fn assert_forwards(lab: &Lab) {
+    let report = lab.client_load(&Load { connections: 50, concurrency: 8, ..lab.get() }).expect("load");
+    assert_eq!(report.failures, 0, "{:?}", report.failure_counts);
+}
+
+fn assert_logs(balancer: &Process, words: &str) {
+    assert!(
+        balancer.wait_for_log(PATIENCE, |line| line.contains(words)),
+        "{words:?} is not in the log:\n{}",
+        balancer.log().join("\n")
+    );
+}
+
+fn ping(lab: &Lab, address: Ipv4Addr) -> bool {
+    lab.gateway().run(["ping", "-c", "1", "-W", "1", &address.to_string()]).is_ok()
+}
+
+/// What `run` says when it does not start.
+fn refusal(lab: &Lab, config: &str) -> (String, String) {
+    match lab.spawn_balancer(config) {
+        Err(LabError::NotReady { log, status, .. }) => (status, log),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it started"),
+    }
+}
+
+/// The configuration with a line added to a table that is made for it.
+fn with(config: String, table: &str) -> String {
+    format!("{table}\n{config}")
+}
+
+#[test]
+fn sigterm_leaves_nothing_behind() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    assert_forwards(&lab);
+    assert!(balancer.stop().expect("stop").success());
+    assert!(!lab.balancer().run(["ip", "link", "show", "eth0"]).expect("ip").contains("xdp"));
+    assert_eq!(balancer.output(), ["ready"], "stdout carries one line");
+    assert_logs(&balancer, "attached eth0 native copy queue 0");
+    assert!(ping(&lab, Topology::BALANCER));
+}
+
+#[test]
+fn a_vip_answers_ping_and_the_host_keeps_its_own() {
+    let Some(lab) = build(&topology()) else { return };
+    let _balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    assert!(ping(&lab, Topology::VIP));
+    assert!(ping(&lab, Topology::BALANCER));
+    let client = lab.client().run(["ping", "-c", "3", "-i", "0.2", "-s", "1400", &Topology::VIP.to_string()]);
+    assert!(client.expect("ping").contains(" 0% packet loss"));
+}
+
+#[test]
+fn a_vip_on_the_hosts_own_address_takes_its_ports_only() {
+    let own = Ipv4Addr::new(198, 51, 100, 60);
+    let Some(lab) = build(&Topology { vips: vec![own], ..topology() }) else { return };
+    // A second address: the host asks for its members' MACs in the name of its first one.
+    ip(&lab, "addr add 198.51.100.60/24 dev eth0");
+    let _members = lab.spawn_member_servers().expect("members");
+    let service = Service { address: own, ..Service::http(&[1, 1, 1]) };
+    // The host's own server, on a port that no VIP has.
+    let mut server = lab.balancer().command(env!("CARGO_BIN_EXE_pointsman"));
+    server.args(["lab", "member", "--name", "host", "--listen", "0.0.0.0:2222"]);
+    server.stdout(std::process::Stdio::null());
+    let mut server = lab.spawn(server).expect("the host's server");
+    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[service])).expect("balancer");
+    assert!(ping(&lab, own), "the kernel answers for its own address");
+    let load = |port| Load { target: SocketAddrV4::new(own, port), connections: 100, ..lab.get() };
+    let vip = lab.client_load(&load(80)).expect("load");
+    assert_eq!(vip.failures, 0, "{:?}", vip.failure_counts);
+    assert_eq!(vip.connections_by_member.len(), 3);
+    let host = lab.client_load(&load(2222)).expect("load");
+    assert_eq!(host.connections_by_member.keys().collect::<Vec<_>>(), ["host"]);
+    balancer.stop().expect("stop");
+    assert_eq!(statistic(&balancer, "xdp.unserved"), 0);
+    server.kill().expect("kill");
+    server.wait().expect("wait");
+}
+
+#[test]
+fn any_port_on_the_hosts_own_address_is_refused() {
+    let Some(lab) = build(&topology()) else { return };
+    let service = Service { address: Topology::BALANCER, port: None, ..Service::http(&[1]) };
+    let (status, log) = refusal(&lab, &lab.dr_config(&[service]));
+    assert!(status.contains("exit status: 1"), "{status}");
+    assert!(
+        log.contains(
+            "pointsman: VIP web: port \"any\" on 198.51.100.10, which is also this host's own address: it would cut \
+             the host off; name the ports, or take the address off the host"
+        ),
+        "{log}"
+    );
+}
+
+#[test]
+fn somebody_elses_program_is_named() {
+    let Some(lab) = build(&topology()) else { return };
+    let config = lab.dr_config(&[Service::http(&[1])]);
+    let _first = lab.spawn_balancer(&config).expect("the first");
+    let (status, log) = refusal(&lab, &config);
+    assert!(status.contains("exit status: 3"), "{status}");
+    assert!(log.contains("eth0 (driver veth): no native XDP: another XDP program is attached: program "), "{log}");
+    assert!(log.contains("(steering)"), "{log}");
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_named() {
+    let Some(lab) = build(&topology()) else { return };
+    let config = lab.dr_config(&[Service::http(&[1])]).replace("\"eth0\"", "\"eth7\"");
+    let (status, log) = refusal(&lab, &config);
+    assert!(status.contains("exit status: 3"), "{status}");
+    assert!(log.contains("pointsman: interface eth7: does not exist on this host (see: ip link)"), "{log}");
+}
+
+#[test]
+fn native_where_the_driver_cannot_is_an_error_and_auto_says_that_it_falls_back() {
+    let Some(lab) = build(&topology()) else { return };
+    // A bridge has no XDP of its own.
+    ip(&lab, "link add br9 type bridge");
+    ip(&lab, "link set br9 up");
+    let config = lab.dr_config(&[Service::http(&[1])]).replace("\"eth0\"", "\"br9\"");
+    let (status, log) = refusal(&lab, &with(config.clone(), "[dataplane]\nxdp_mode = \"native\""));
+    assert!(status.contains("exit status: 3"), "{status}");
+    assert!(log.contains("pointsman: br9 (driver bridge): no native XDP: the driver does not support it"), "{log}");
+    let balancer = lab.spawn_balancer(&config).expect("generic");
+    assert_logs(&balancer, "falling back to generic");
+    assert_logs(&balancer, "attached br9 generic copy queue 0");
+}
+
+#[test]
+fn generic_mode_forwards_too() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let config = with(lab.dr_config(&[Service::http(&[1, 1, 1])]), "[dataplane]\nxdp_mode = \"generic\"");
+    let balancer = lab.spawn_balancer(&config).expect("balancer");
+    assert_logs(&balancer, "attached eth0 generic copy queue 0");
+    assert_forwards(&lab);
+}
+
+#[test]
+fn busy_polling_forwards_too() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let config = with(lab.dr_config(&[Service::http(&[1, 1, 1])]), "[dataplane]\nbusy_poll = true");
+    let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+    assert_forwards(&lab);
+    balancer.stop().expect("stop");
+    assert_eq!(statistic(&balancer, "worker.0.sleeps"), 0);
+}
+
+#[test]
+fn zero_copy_on_a_driver_without_it_is_an_error() {
+    let Some(lab) = build(&topology()) else { return };
+    let config = with(lab.dr_config(&[Service::http(&[1])]), "[dataplane]\nzero_copy = \"on\"");
+    let (status, log) = refusal(&lab, &config);
+    assert!(status.contains("exit status: 3"), "{status}");
+    assert!(log.contains("pointsman: AF_XDP socket on eth0 queue 0 (zero-copy): "), "{log}");
+}
+
+#[test]
+fn fewer_cores_than_queues_is_an_error_that_names_the_command() {
+    let Some(lab) = build(&Topology { queues: 2, ..topology() }) else { return };
+    let config = with(lab.dr_config(&[Service::http(&[1])]), "[dataplane]\ncores = [0]");
+    let (status, log) = refusal(&lab, &config);
+    assert!(status.contains("exit status: 3"), "{status}");
+    assert!(log.contains("dataplane.cores names 1 cores, and eth0 has 2 queues"), "{log}");
+    assert!(log.contains("ethtool -L eth0 combined 1"), "{log}");
+}
+
+#[test]
+fn a_member_whose_mac_changes_is_followed() {
+    let Some(lab) = build(&Topology { members: 1, ..topology() }) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1])])).expect("balancer");
+    assert_forwards(&lab);
+    lab.member(0).run(["ip", "link", "set", "eth0", "address", "02:00:00:00:77:77"]).expect("ip");
+    // A host says so when its MAC changes (net.ipv4.conf.*.arp_notify does it by itself).
+    let address = Topology::member_address(0).to_string();
+    lab.member(0)
+        .run(["ip", "route", "replace", "default", "via", &Topology::GATEWAY_LAN_SIDE.to_string()])
+        .expect("ip");
+    lab.member(0).run(["ping", "-c", "1", "-W", "1", &Topology::BALANCER.to_string()]).expect("ping");
+    assert_logs(&balancer, "02:00:00:00:77:77");
+    assert!(balancer.log().iter().any(|line| line.contains(&address)));
+    assert_forwards(&lab);
+}
+
+#[test]
+fn a_member_that_does_not_answer_gets_nothing_and_is_said() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    lab.member(1).run(["ip", "link", "set", "eth0", "down"]).expect("ip");
+    let balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    assert_logs(&balancer, "member web/member2 unresolved: ");
+    let report = lab.client_load(&Load { connections: 300, ..lab.get() }).expect("load");
+    assert_eq!(report.failures, 0, "{:?}", report.failure_counts);
+    assert!(!report.connections_by_member.contains_key("member2"));
+    lab.member(1).run(["ip", "link", "set", "eth0", "up"]).expect("ip");
+    lab.member(1).run(["ip", "route", "replace", "default", "via", "198.51.100.1"]).expect("ip");
+    assert_logs(&balancer, "member web/member2 up");
+    let report = lab.client_load(&Load { connections: 300, ..lab.get() }).expect("load");
+    assert_eq!(report.failures, 0, "{:?}", report.failure_counts);
+    assert!(report.connections_by_member.contains_key("member2"));
+}
+
+#[test]
+fn a_link_that_goes_down_and_up_is_survived() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    assert_forwards(&lab);
+    for _ in 0..3 {
+        ip(&lab, "link set eth0 down");
+        assert_logs(&balancer, "unresolved: eth0 is down");
+        ip(&lab, "link set eth0 up");
+        assert!(wait_until(PATIENCE, || ping(&lab, Topology::VIP)), "{}", balancer.log().join("\n"));
+        let one = Load { connections: 1, patience_seconds: 1, limit_seconds: 2, ..lab.get() };
+        assert!(wait_until(PATIENCE, || lab.client_load(&one).is_ok_and(|report| report.failures == 0)));
+        assert_forwards(&lab);
+    }
+}
+
+#[test]
+fn a_smaller_mtu_is_followed() {
+    let Some(lab) = build(&Topology { members: 1, ..topology() }) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1])])).expect("balancer");
+    ip(&lab, "link set eth0 mtu 1400");
+    assert_logs(&balancer, "1400");
+    ip(&lab, "link set eth0 mtu 1500");
+    // The interface takes 1500 bytes, the way to the member does not. Nobody has told the client: what it sends is
+    // too large to go on, and the reason is counted.
+    ip(&lab, "route add 198.51.100.101/32 dev eth0 mtu 1300");
+    let upload = Load { connections: 2, bytes: 100_000, patience_seconds: 1, limit_seconds: 3, ..lab.transfer() };
+    let fails = || lab.client_load(&upload).is_ok_and(|report| report.failures == 2);
+    assert!(wait_until(PATIENCE, fails), "{}", balancer.log().join("\n"));
+    balancer.stop().expect("stop");
+    assert!(statistic(&balancer, "drop.oversize") > 0);
+}
+
+#[test]
+fn an_interface_that_vanishes_and_comes_back_is_served_again() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    assert_forwards(&lab);
+    for _ in 0..3 {
+        ip(&lab, "link del eth0");
+        assert_logs(&balancer, "eth0 is gone");
+        let gateway = lab.gateway().path();
+        let create = format!("link add eth0 type veth peer name balancer netns {}", gateway.display());
+        ip(&lab, &create);
+        for line in [
+            "link set eth0 address 02:00:00:00:00:10 up",
+            "addr add 198.51.100.10/24 dev eth0",
+            "route replace default via 198.51.100.1",
+        ] {
+            ip(&lab, line);
+        }
+        lab.gateway().run(["ip", "link", "set", "balancer", "master", "lan", "up"]).expect("ip");
+        assert_logs(&balancer, "eth0 is back");
+        let one = Load { connections: 1, patience_seconds: 1, limit_seconds: 2, ..lab.get() };
+        assert!(wait_until(PATIENCE, || lab.client_load(&one).is_ok_and(|report| report.failures == 0)));
+    }
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn vips_are_announced_and_a_rival_raises_the_alarm() {
+    let Some(lab) = build(&topology()) else { return };
+    // The gateway has never heard of the VIP, and may learn it from the announcement alone.
+    lab.gateway().write_sysctl("net.ipv4.conf.lan.arp_accept", "1").expect("sysctl");
+    let balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    let learned = || lab.gateway().run(["ip", "neighbour", "show", &Topology::VIP.to_string()]).expect("ip");
+    assert!(wait_until(PATIENCE, || learned().contains("02:00:00:00:00:10")), "{}", learned());
+
+    // A member that speaks in the VIP's name asks for the balancer's MAC.
+    let member = lab.member(0);
+    member.write_sysctl("net.ipv4.conf.all.arp_announce", "0").expect("sysctl");
+    member.run(["ip", "neighbour", "flush", "dev", "eth0"]).expect("ip");
+    let vip = Topology::VIP.to_string();
+    let unanswered = member.run(["ping", "-c", "1", "-W", "1", "-I", &vip, &Topology::BALANCER.to_string()]);
+    assert!(unanswered.is_err());
+    assert_logs(
+        &balancer,
+        "address conflict: 198.51.100.50 is a VIP of this node, and 02:00:00:00:01:01 claims it too",
+    );
+}
