@@ -166,7 +166,7 @@ fn after_kill_9_nothing_is_attached_and_a_restart_forwards_within_a_second() {
             let load = Load { connections: 100_000, patience_seconds: 1, limit_seconds: 1, ..lab.get() };
             let (lab, load) = (&lab, load);
             let running = scope.spawn(move || lab.client_load(&load));
-            let port = || sent_by(&lab, "balancer");
+            let port = || sent_by(lab, "balancer");
             let before = port();
             assert!(wait_until(Duration::from_secs(10), || port() > before + 1000), "traffic");
             balancer.kill().expect("kill");

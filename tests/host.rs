@@ -45,7 +45,7 @@ fn refusal(lab: &Lab, config: &str) -> (String, String) {
 }
 
 /// The configuration with a line added to a table that is made for it.
-fn with(config: String, table: &str) -> String {
+fn with(config: &str, table: &str) -> String {
     format!("{table}\n{config}")
 }
 
@@ -141,7 +141,7 @@ fn native_where_the_driver_cannot_is_an_error_and_auto_says_that_it_falls_back()
     ip(&lab, "link add br9 type bridge");
     ip(&lab, "link set br9 up");
     let config = lab.dr_config(&[Service::http(&[1])]).replace("\"eth0\"", "\"br9\"");
-    let (status, log) = refusal(&lab, &with(config.clone(), "[dataplane]\nxdp_mode = \"native\""));
+    let (status, log) = refusal(&lab, &with(&config, "[dataplane]\nxdp_mode = \"native\""));
     assert!(status.contains("exit status: 3"), "{status}");
     assert!(log.contains("pointsman: br9 (driver bridge): no native XDP: the driver does not support it"), "{log}");
     let balancer = lab.spawn_balancer(&config).expect("generic");
@@ -153,7 +153,7 @@ fn native_where_the_driver_cannot_is_an_error_and_auto_says_that_it_falls_back()
 fn generic_mode_forwards_too() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let config = with(lab.dr_config(&[Service::http(&[1, 1, 1])]), "[dataplane]\nxdp_mode = \"generic\"");
+    let config = with(&lab.dr_config(&[Service::http(&[1, 1, 1])]), "[dataplane]\nxdp_mode = \"generic\"");
     let balancer = lab.spawn_balancer(&config).expect("balancer");
     assert_logs(&balancer, "attached eth0 generic copy queue 0");
     assert_forwards(&lab);
@@ -163,7 +163,7 @@ fn generic_mode_forwards_too() {
 fn busy_polling_forwards_too() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let config = with(lab.dr_config(&[Service::http(&[1, 1, 1])]), "[dataplane]\nbusy_poll = true");
+    let config = with(&lab.dr_config(&[Service::http(&[1, 1, 1])]), "[dataplane]\nbusy_poll = true");
     let mut balancer = lab.spawn_balancer(&config).expect("balancer");
     assert_forwards(&lab);
     balancer.stop().expect("stop");
@@ -173,7 +173,7 @@ fn busy_polling_forwards_too() {
 #[test]
 fn zero_copy_on_a_driver_without_it_is_an_error() {
     let Some(lab) = build(&topology()) else { return };
-    let config = with(lab.dr_config(&[Service::http(&[1])]), "[dataplane]\nzero_copy = \"on\"");
+    let config = with(&lab.dr_config(&[Service::http(&[1])]), "[dataplane]\nzero_copy = \"on\"");
     let (status, log) = refusal(&lab, &config);
     assert!(status.contains("exit status: 3"), "{status}");
     assert!(log.contains("pointsman: AF_XDP socket on eth0 queue 0 (zero-copy): "), "{log}");
@@ -182,7 +182,7 @@ fn zero_copy_on_a_driver_without_it_is_an_error() {
 #[test]
 fn fewer_cores_than_queues_is_an_error_that_names_the_command() {
     let Some(lab) = build(&Topology { queues: 2, ..topology() }) else { return };
-    let config = with(lab.dr_config(&[Service::http(&[1])]), "[dataplane]\ncores = [0]");
+    let config = with(&lab.dr_config(&[Service::http(&[1])]), "[dataplane]\ncores = [0]");
     let (status, log) = refusal(&lab, &config);
     assert!(status.contains("exit status: 3"), "{status}");
     assert!(log.contains("dataplane.cores names 1 cores, and eth0 has 2 queues"), "{log}");

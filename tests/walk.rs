@@ -38,6 +38,7 @@ fn assert_forwarded(description: &str, frame: &Frame) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn what_is_dropped_and_why() {
     let tcp = Frame::tcp(40_000, 80, 100);
     let cut = |bytes: usize| tcp.bytes()[..bytes].to_vec();

@@ -1,7 +1,6 @@
 //! The control thread: brings the data plane up, keeps its tables true to the network, and takes it down.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,10 +15,9 @@ use super::compile::{Compiled, MemberState, MemberStatus, Plan};
 use super::model::{Announce, Model};
 use super::neighbor::{Network, WatchError, Watcher};
 use super::plane::{Plane, PlaneError, Shared};
-use crate::dataplane::counters::Counters;
+use super::statistics::Statistics;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::tables::InterfaceId;
-use crate::dataplane::verdict::DropReason;
 
 /// How long `ready` waits for members whose next hop is not known yet.
 const FIRST_RESOLUTION: Duration = Duration::from_secs(1);
@@ -82,8 +80,7 @@ struct Daemon {
     /// What was last said of each member and each problem: a line per change, not per look.
     said: HashMap<String, MemberState>,
     problems: Vec<String>,
-    last: Totals,
-    last_at: Instant,
+    statistics: Statistics,
 }
 
 impl Daemon {
@@ -101,8 +98,7 @@ impl Daemon {
             generation: 0,
             said: HashMap::new(),
             problems: Vec::new(),
-            last: Totals::default(),
-            last_at: Instant::now(),
+            statistics: Statistics::default(),
         };
         let compiled = daemon.compile();
         if let Some(problem) = compiled.problems.into_iter().next() {
@@ -204,17 +200,15 @@ impl Daemon {
         let now = Instant::now();
         for conflict in plane.publisher().conflicts() {
             if self.announcer.is_alarming(&conflict, now) {
-                let [a, b, c, d, e, f] = conflict.mac;
                 error!(
-                    "address conflict: {} is a VIP of this node, and {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} \
-                     claims it too; clients will reach one or the other by chance",
-                    Ipv4Addr::from(conflict.address)
+                    "address conflict: {} is a VIP of this node, and {} claims it too; clients will reach one or the \
+                     other by chance",
+                    Ipv4Addr::from(conflict.address),
+                    conflict.mac.map(|byte| format!("{byte:02x}")).join(":")
                 );
             }
         }
-        if let Some(link) = self.network.links.get(self.plan.model.interfaces.first().map_or("", |i| &i.name))
-            && link.up
-        {
+        if let Some(link) = self.network.links.get(self.interface()).filter(|link| link.up) {
             for frame in self.announcer.frames(link.mac) {
                 plane.publisher().send(InterfaceId(0), &frame).map_err(PlaneError::from)?;
             }
@@ -227,99 +221,22 @@ impl Daemon {
             if self.said.get(&member.name) == Some(&member.state) {
                 continue;
             }
-            match &member.state {
-                MemberState::Unresolved(_) => warn!("member {} {}", member.name, member.state),
-                _ => info!("member {} {}", member.name, member.state),
+            if matches!(member.state, MemberState::Unresolved(_)) {
+                warn!("member {} {}", member.name, member.state);
+            } else {
+                info!("member {} {}", member.name, member.state);
             }
             self.said.insert(member.name.clone(), member.state.clone());
         }
     }
 
-    /// One line: `statistics key=value …`, all counts since the start.
     fn say_statistics(&mut self) {
-        let totals = Totals::of(&self.shared.counters);
-        let elapsed = self.last_at.elapsed().as_secs_f64().max(0.001);
-        let rate = (totals.received.saturating_sub(self.last.received)) as f64 / elapsed;
-        let mut line = format!(
-            "statistics pps={rate:.0} received={} transmitted={} dropped={}",
-            totals.received, totals.transmitted, totals.dropped
-        );
-        for (reason, count) in &totals.reasons {
-            let _ = write!(line, " drop.{reason}={count}");
-        }
-        if let Some(Ok(steering)) = self.plane.as_ref().map(Plane::steering_counters) {
-            let _ = write!(
-                line,
-                " xdp.redirected={} xdp.passed={} xdp.unserved={} xdp.no_socket={}",
-                steering.redirected, steering.passed, steering.unserved, steering.no_socket
-            );
-        }
-        for (index, counters) in self.shared.counters.iter().enumerate() {
-            let _ = write!(
-                line,
-                " worker.{index}={} worker.{index}.sleeps={}",
-                counters.received.packets.get(),
-                counters.sleeps.get()
-            );
-        }
-        let sum = |what: fn(&Counters) -> u64| self.shared.counters.iter().map(|one| what(one)).sum::<u64>();
-        let _ = write!(
-            line,
-            " ring.fill_ring_empty={} ring.rx_ring_full={} ring.rx_dropped={} ring.invalid={}",
-            sum(|one| one.fill_ring_empty.get()),
-            sum(|one| one.rx_ring_full.get()),
-            sum(|one| one.rx_dropped.get()),
-            sum(|one| one.invalid_descriptors.get()),
-        );
-        let _ = write!(
-            line,
-            " frames.free={} frames.held={} frames.in_kernel={}",
-            sum(|one| one.frames_free.get()),
-            sum(|one| one.frames_held.get()),
-            sum(|one| one.frames_in_kernel.get()),
-        );
-        let names = self.plan.model.pools.iter().flat_map(|pool| pool.members.iter().map(move |member| (pool, member)));
-        for ((pool, member), id) in names.zip(0..) {
-            let packets: u64 = self
-                .shared
-                .counters
-                .iter()
-                .map(|one| one.member(crate::dataplane::tables::MemberId(id)).packets.get())
-                .sum();
-            let _ = write!(line, " member.{}/{}={packets}", pool.name, member.name);
-        }
-        info!("{line}");
-        self.last = totals;
-        self.last_at = Instant::now();
+        let steering = self.plane.as_ref().and_then(|plane| plane.steering_counters().ok());
+        info!("{}", self.statistics.line(&self.plan.model, &self.shared.counters, steering));
     }
 }
 
 /// The addresses that this node announces by ARP.
 fn announced(model: &Model) -> impl Iterator<Item = Ipv4Addr> + '_ {
     model.vips.iter().filter(|vip| vip.enabled && vip.announce == Announce::Arp).map(|vip| vip.address)
-}
-
-/// All workers' counters together.
-#[derive(Debug, Default)]
-struct Totals {
-    received: u64,
-    transmitted: u64,
-    dropped: u64,
-    reasons: Vec<(&'static str, u64)>,
-}
-
-impl Totals {
-    fn of(workers: &[Arc<Counters>]) -> Self {
-        let sum = |what: &dyn Fn(&Counters) -> u64| workers.iter().map(|one| what(one)).sum::<u64>();
-        Self {
-            received: sum(&|one| one.received.packets.get()),
-            transmitted: sum(&|one| one.transmitted.packets.get()),
-            dropped: sum(&Counters::dropped),
-            reasons: DropReason::ALL
-                .iter()
-                .map(|&reason| (reason.name(), sum(&|one| one.dropped_for(reason).get())))
-                .filter(|&(_, count)| count > 0)
-                .collect(),
-        }
-    }
 }

@@ -19,6 +19,7 @@ pub mod model;
 pub mod neighbor;
 pub mod plane;
 pub mod publish;
+pub mod statistics;
 
 mod reader;
 mod report;

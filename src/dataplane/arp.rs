@@ -36,12 +36,12 @@ pub(super) fn reply(frame: &mut [u8], mac: [u8; 6]) {
     let Some((ethernet, arp)) = frame.split_at_mut_checked(ETHERNET_LENGTH) else { return };
     let Some(arp) = arp.first_chunk_mut::<ARP_LENGTH>() else { return };
     let asker: [u8; 10] = arp[8..18].try_into().unwrap_or_default();
-    let asked: [u8; 4] = arp[24..28].try_into().unwrap_or_default();
+    let address: [u8; 4] = arp[24..28].try_into().unwrap_or_default();
     ethernet[..6].copy_from_slice(&asker[..6]);
     ethernet[6..12].copy_from_slice(&mac);
     arp[6..8].copy_from_slice(&REPLY);
     arp[8..14].copy_from_slice(&mac);
-    arp[14..18].copy_from_slice(&asked);
+    arp[14..18].copy_from_slice(&address);
     arp[18..28].copy_from_slice(&asker);
 }
 

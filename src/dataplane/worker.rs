@@ -262,14 +262,15 @@ impl<P: Port> Worker<P> {
                 let _ = self.mailbox.conflicts.push(conflict);
             }
             let egress = carry_out(decision.verdict, bytes, &self.tables, ingress);
-            match egress.and_then(|egress| self.outgoing.get_mut(usize::from(egress.0))) {
-                Some(outgoing) => outgoing.push(frame),
-                None => {
-                    if egress.is_some() {
-                        self.counters.dropped_for(DropReason::NoEgress).add(1);
-                    }
-                    self.free.push(frame);
-                }
+            let Some(egress) = egress else {
+                self.free.push(frame);
+                continue;
+            };
+            if let Some(outgoing) = self.outgoing.get_mut(usize::from(egress.0)) {
+                outgoing.push(frame);
+            } else {
+                self.counters.dropped_for(DropReason::NoEgress).add(1);
+                self.free.push(frame);
             }
         }
         count

@@ -2,7 +2,7 @@
 //! CI, where nothing may be skipped silently.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
-#![allow(missing_docs, reason = "test code")]
+#![allow(missing_docs, unreachable_pub, reason = "test code")]
 
 use std::collections::BTreeMap;
 

@@ -3,7 +3,7 @@
 //! Frames are built byte by byte, with no library that the parser uses too: a mistake cannot cancel itself out.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
-#![allow(missing_docs, reason = "test code")]
+#![allow(missing_docs, unreachable_pub, reason = "test code")]
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

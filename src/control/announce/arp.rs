@@ -13,11 +13,11 @@ use crate::dataplane::process::Conflict;
 /// be lost while a switch port is still learning.
 const REPEAT: u32 = 5;
 
-/// Between two announcements of the same address (RFC 5227 §1.1 ANNOUNCE_INTERVAL is 2 s; keepalived sends at once).
+/// Between two announcements of the same address (RFC 5227 §1.1 `ANNOUNCE_INTERVAL` is 2 s; keepalived sends at once).
 pub const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Between two alarms about the same pair of address and MAC: loud enough to be seen, not so loud as to fill a disk.
-const ALARM_INTERVAL: Duration = Duration::from_secs(60);
+const ALARM_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Pairs that are remembered for [`ALARM_INTERVAL`]; somebody who makes up more of them gets no more lines.
 const MOST_ALARMS: usize = 1024;

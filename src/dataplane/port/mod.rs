@@ -59,7 +59,7 @@ pub trait Port {
         Self: Sized;
 }
 
-/// What the kernel counts per AF_XDP socket (`struct xdp_statistics`, linux/if_xdp.h since 5.9).
+/// What the kernel counts per AF_XDP socket (`struct xdp_statistics` of `linux/if_xdp.h`, since 5.9).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RingStatistics {
     /// Dropped for reasons other than the two below.

@@ -75,7 +75,7 @@ fn ethtool<T>(interface: &str, value: &mut T) -> io::Result<()> {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
     for (to, from) in name.iter_mut().zip(interface.bytes()) {
-        *to = from as libc::c_char;
+        *to = from.cast_signed();
     }
     let mut request = libc::ifreq {
         ifr_name: name,

@@ -63,10 +63,10 @@ pub enum SteeringError {
     Permission,
     /// The kernel refused the program.
     #[error("loading the XDP program: {0}")]
-    Load(#[from] EbpfError),
+    Load(Box<EbpfError>),
     /// The kernel refused the program.
     #[error("loading the XDP program: {0}")]
-    Program(#[from] ProgramError),
+    Program(Box<ProgramError>),
     /// The embedded program lacks a part: it was built from another version.
     #[error("the embedded XDP program has no {0}")]
     Missing(&'static str),
@@ -76,7 +76,7 @@ pub enum SteeringError {
         /// Which one.
         map: &'static str,
         /// What the kernel said.
-        source: MapError,
+        source: Box<MapError>,
     },
 }
 
@@ -106,7 +106,7 @@ pub enum AttachError {
     Kernel(io::Error),
     /// The program is not what it should be.
     #[error(transparent)]
-    Program(#[from] ProgramError),
+    Program(Box<ProgramError>),
 }
 
 /// The program, loaded for one interface.
@@ -129,8 +129,9 @@ impl Steering {
         struct Aligned<T: ?Sized>(T);
         static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/steering.bpf.o")));
 
-        let mut bpf = EbpfLoader::new().load(&OBJECT.0).map_err(permission_or(SteeringError::Load))?;
-        program(&mut bpf)?.load().map_err(permission_or(SteeringError::Program))?;
+        let mut bpf =
+            EbpfLoader::new().load(&OBJECT.0).map_err(permission_or(|error| SteeringError::Load(Box::new(error))))?;
+        program(&mut bpf)?.load().map_err(permission_or(|error| SteeringError::Program(Box::new(error))))?;
         Ok(Self { bpf, link: None, services: BTreeSet::new(), addresses: BTreeMap::new() })
     }
 
@@ -144,7 +145,7 @@ impl Steering {
         let id = program.attach_to_if_index(interface_index, aya_mode).map_err(attach_error)?;
         // Where the kernel has no links, aya attaches by netlink, and that would outlive us. `link` is dropped, and so
         // detached, if it is of that kind.
-        let link = program.take_link(id)?;
+        let link = program.take_link(id).map_err(|error| AttachError::Program(Box::new(error)))?;
         self.link = Some(FdLink::try_from(link).map_err(|_| AttachError::NoLinks)?);
         Ok(())
     }
@@ -171,7 +172,7 @@ impl Steering {
         services: impl IntoIterator<Item = Destination>,
         addresses: impl IntoIterator<Item = (u32, AddressFlags)>,
     ) -> Result<(), SteeringError> {
-        let services: BTreeSet<ServiceKey> = services.into_iter().map(|service| service_key(&service)).collect();
+        let services: BTreeSet<ServiceKey> = services.into_iter().map(service_key).collect();
         let addresses: BTreeMap<[u8; 4], u32> = addresses
             .into_iter()
             .map(|(address, flags)| (address.to_be_bytes(), u32::from(flags.announced) | u32::from(flags.host) << 1))
@@ -224,10 +225,10 @@ pub fn program_name(id: u32) -> Option<String> {
 
 fn program(bpf: &mut Ebpf) -> Result<&mut Xdp, SteeringError> {
     let program = bpf.program_mut("steering").ok_or(SteeringError::Missing("program"))?;
-    Ok(program.try_into()?)
+    program.try_into().map_err(|error| SteeringError::Program(Box::new(error)))
 }
 
-fn service_key(destination: &Destination) -> ServiceKey {
+fn service_key(destination: Destination) -> ServiceKey {
     let mut key = [0; 8];
     key[..4].copy_from_slice(&destination.address.to_be_bytes());
     key[4..6].copy_from_slice(&destination.port.to_be_bytes());
@@ -236,7 +237,7 @@ fn service_key(destination: &Destination) -> ServiceKey {
 }
 
 fn map_error(map: &'static str) -> impl Fn(MapError) -> SteeringError {
-    move |source| SteeringError::Map { map, source }
+    move |source| SteeringError::Map { map, source: Box::new(source) }
 }
 
 /// "Permission denied" is worth more than the words around it.
@@ -255,7 +256,7 @@ fn attach_error(error: ProgramError) -> AttachError {
         Some(libc::ERANGE) => AttachError::Mtu,
         Some(libc::ENOSPC) => AttachError::Queues,
         Some(code) => AttachError::Kernel(io::Error::from_raw_os_error(code)),
-        None => AttachError::Program(error),
+        None => AttachError::Program(Box::new(error)),
     }
 }
 
