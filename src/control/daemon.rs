@@ -15,12 +15,16 @@ use super::compile::{Compiled, MemberState, MemberStatus, Plan};
 use super::model::{Announce, Model};
 use super::neighbor::{Network, WatchError, Watcher};
 use super::plane::{Plane, PlaneError, Shared};
+use super::publish::WorkerStuck;
 use super::statistics::Statistics;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::tables::InterfaceId;
 
 /// How long `ready` waits for members whose next hop is not known yet.
 const FIRST_RESOLUTION: Duration = Duration::from_secs(1);
+
+/// How long a fresh worker may take to its first round before something is wrong with it: far beyond any scheduler's.
+const FIRST_ROUND: Duration = Duration::from_secs(5);
 
 /// Between two statistics lines.
 const STATISTICS: Duration = Duration::from_secs(10);
@@ -107,7 +111,21 @@ impl Daemon {
         daemon.bring_up()?;
         daemon.network = daemon.watcher.first_resolution(FIRST_RESOLUTION).await;
         daemon.serve()?;
+        daemon.all_workers_serve().await?;
         Ok(daemon)
+    }
+
+    /// Returns when every worker works by the newest tables.
+    async fn all_workers_serve(&self) -> Result<(), DaemonError> {
+        let started = Instant::now();
+        loop {
+            let late = self.shared.counters.iter().position(|worker| worker.generation.get() < self.generation);
+            let Some(late) = late else { return Ok(()) };
+            if started.elapsed() > FIRST_ROUND {
+                return Err(PlaneError::from(WorkerStuck(late)).into());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     async fn work(&mut self) -> Result<(), DaemonError> {
@@ -117,10 +135,11 @@ impl Daemon {
         statistics.set_missed_tick_behavior(MissedTickBehavior::Skip);
         statistics.tick().await;
         let mut retry = interval(RETRY);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 network = self.watcher.changed() => {
-                    self.network = network;
+                    self.follow_link(network);
                     self.follow_interface();
                     self.serve()?;
                 }
@@ -152,6 +171,15 @@ impl Daemon {
         self.plane = Some(Plane::bring_up(&self.plan.model, &name, link, &mut self.shared)?);
         self.announcer.came_up(announced(&self.plan.model));
         Ok(())
+    }
+
+    /// A link that comes up may be on another switch port now: the VIPs are announced anew.
+    fn follow_link(&mut self, network: Arc<Network>) {
+        let is_up = |network: &Network| network.links.get(self.interface()).is_some_and(|link| link.up);
+        if is_up(&network) && !is_up(&self.network) {
+            self.announcer.came_up(announced(&self.plan.model));
+        }
+        self.network = network;
     }
 
     /// Survives an interface that goes away and one that comes back, under whatever index.

@@ -149,6 +149,7 @@ impl Pool {
 
 /// `[[pool.member]]`
 pub(super) struct Member {
+    pub(super) place: Place,
     pub(super) name: Option<Field<Name>>,
     pub(super) address: Option<Field<Ipv4Addr>>,
     pub(super) port: Option<Field<Port>>,
@@ -159,6 +160,7 @@ pub(super) struct Member {
 impl Member {
     fn read(table: &mut Table<'_, '_>) -> Member {
         Member {
+            place: table.place().clone(),
             name: table.required("name"),
             address: table.required("address"),
             port: table.optional("port"),

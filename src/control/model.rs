@@ -184,6 +184,12 @@ impl PoolIndex {
     }
 }
 
+/// As many as a [`crate::dataplane::tables::VipId`] can tell apart.
+const MOST_VIPS: usize = 65_535;
+
+/// As many as the largest Maglev table gives a hundred slots each.
+const MOST_MEMBERS: usize = 65_535;
+
 /// Everything that can only be judged by looking at two places.
 fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
     check_cores(&file.dataplane, errors);
@@ -223,6 +229,9 @@ fn check_interfaces(interfaces: &[file::Interface], errors: &Errors<'_>) {
 }
 
 fn check_vips(vips: &[file::Vip], errors: &Errors<'_>) {
+    if let Some(vip) = vips.get(MOST_VIPS) {
+        errors.report(&vip.place, format!("{} VIPs are too many (allowed: {MOST_VIPS})", vips.len()));
+    }
     unique(errors, names(vips.iter().map(|vip| &vip.name)), |name| format!("{name} is already a VIP's name"));
     let services = vips.iter().filter_map(|vip| {
         let address = vip.address.as_ref()?;
@@ -257,6 +266,10 @@ fn check_pool_references(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
 }
 
 fn check_members(pool: &file::Pool, users: &[&file::Vip], errors: &Errors<'_>) {
+    if let Some(member) = pool.members.get(MOST_MEMBERS) {
+        let found = pool.members.len();
+        errors.report(&member.place, format!("{found} members are too many for a pool (allowed: {MOST_MEMBERS})"));
+    }
     unique(errors, names(pool.members.iter().map(|member| &member.name)), |name| {
         format!("{name} is already a member's name in this pool")
     });

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::port::RingStatistics;
 use super::tables::{MemberId, VipId};
 use super::verdict::DropReason;
 
@@ -52,6 +53,8 @@ impl Traffic {
 #[derive(Debug)]
 #[repr(align(128))] // Two cache lines, as the prefetcher of x86-64 pairs them: neighbours never share a line.
 pub struct Counters {
+    /// The generation of the tables that the worker works by.
+    pub generation: Counter,
     /// Frames taken from rx rings.
     pub received: Traffic,
     /// Frames given to tx rings.
@@ -89,6 +92,7 @@ impl Counters {
     /// Counters for ids below these bounds.
     pub fn new(vips: usize, members: usize) -> Self {
         Self {
+            generation: Counter::default(),
             received: Traffic::default(),
             transmitted: Traffic::default(),
             arp_replies: Counter::default(),
@@ -125,6 +129,24 @@ impl Counters {
     #[inline]
     pub fn member(&self, id: MemberId) -> &Traffic {
         self.members.get(id.0 as usize).unwrap_or(&self.unknown)
+    }
+
+    /// What the kernel counted for the worker's rings.
+    pub fn rings(&self) -> RingStatistics {
+        RingStatistics {
+            rx_dropped: self.rx_dropped.get(),
+            rx_ring_full: self.rx_ring_full.get(),
+            fill_ring_empty: self.fill_ring_empty.get(),
+            invalid_descriptors: self.invalid_descriptors.get(),
+        }
+    }
+
+    /// Replaces what the kernel counted; only the owner calls this.
+    pub fn set_rings(&self, rings: RingStatistics) {
+        self.rx_dropped.set(rings.rx_dropped);
+        self.rx_ring_full.set(rings.rx_ring_full);
+        self.fill_ring_empty.set(rings.fill_ring_empty);
+        self.invalid_descriptors.set(rings.invalid_descriptors);
     }
 
     /// All drops together.

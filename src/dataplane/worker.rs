@@ -10,7 +10,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::counters::Counters;
 use super::flow::{FlowTable, Now};
-use super::port::Port;
+use super::port::{Port, RingStatistics};
 use super::process::{Conflict, Packet, State, apply, carry_out, decide};
 use super::tables::{InterfaceId, Tables};
 use super::verdict::DropReason;
@@ -31,8 +31,8 @@ const ROUNDS_BEFORE_SLEEP: u32 = 8;
 /// The longest sleep: how late the ring statistics may be on an idle machine.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
-/// The sleep while frames wait in a tx ring that the device did not take at once.
-const UNSENT_SLEEP: Duration = Duration::from_millis(1);
+/// The sleep while frames wait in a tx ring that the device did not take at once, or none are left to receive into.
+const SHORT_SLEEP: Duration = Duration::from_millis(1);
 
 /// Nanoseconds between two readings of the kernel's ring statistics (a system call).
 const STATISTICS_INTERVAL: u64 = 1_000_000_000;
@@ -143,6 +143,8 @@ pub struct Worker<P: Port> {
     idle: Idle,
     started: Instant,
     statistics_due: u64,
+    /// What earlier rings of this worker counted, before their interface was made anew.
+    rings_before: RingStatistics,
     all_sent: bool,
     stopped: bool,
 }
@@ -158,6 +160,7 @@ impl<P: Port> Worker<P> {
             tables: Arc::new(Tables::empty()),
             started: Instant::now(),
             statistics_due: 0,
+            rings_before: counters.rings(),
             all_sent: true,
             stopped: false,
             ports,
@@ -169,7 +172,7 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Works until it is told to stop.
+    /// Works until it is told to stop, and then until its rings are empty.
     pub fn run(&mut self) {
         let mut empty_rounds = 0;
         while !self.stopped {
@@ -183,6 +186,14 @@ impl<P: Port> Worker<P> {
                 }
             }
         }
+        // Nothing is steered here any more; what has come in is still sent on.
+        let rounds = self.ports.iter().map(Port::held).sum::<usize>() / BURST;
+        for _ in 0..=rounds {
+            if self.round() == 0 {
+                break;
+            }
+        }
+        self.read_statistics();
     }
 
     /// One round: a burst from every port. Says how many packets there were.
@@ -220,6 +231,7 @@ impl<P: Port> Worker<P> {
         while let Some(order) = self.mailbox.orders.pop() {
             match order {
                 Order::Publish(tables) => {
+                    self.counters.generation.set(tables.generation);
                     let retired = std::mem::replace(&mut self.tables, tables);
                     // There is room: control frees before it orders. If ever not, freeing here is merely slow.
                     drop(self.mailbox.retired.push(retired));
@@ -302,27 +314,19 @@ impl<P: Port> Worker<P> {
 
     fn sleep(&mut self) {
         self.counters.sleeps.add(1);
-        let timeout = if self.all_sent { LONGEST_SLEEP } else { UNSENT_SLEEP };
+        // The kernel wakes for packets, not for frames that have been sent and could be received into again.
+        let is_waiting = !self.all_sent || self.ports.iter().any(Port::is_starving);
+        let timeout = if is_waiting { SHORT_SLEEP } else { LONGEST_SLEEP };
         P::wait(&mut self.ports, self.mailbox.wake(), timeout);
         self.mailbox.clear_wake();
     }
 
     fn read_statistics(&mut self) {
-        let mut sum = super::port::RingStatistics::default();
-        for port in &self.ports {
-            let one = port.statistics();
-            sum.fill_ring_empty += one.fill_ring_empty;
-            sum.rx_ring_full += one.rx_ring_full;
-            sum.rx_dropped += one.rx_dropped;
-            sum.invalid_descriptors += one.invalid_descriptors;
-        }
+        let rings = self.ports.iter().fold(self.rings_before, |sum, port| sum + port.statistics());
+        self.counters.set_rings(rings);
         let in_kernel: usize = self.ports.iter_mut().map(Port::in_kernel).sum();
         self.counters.frames_free.set(self.free.len() as u64);
         self.counters.frames_held.set((self.frames() - self.free.len()) as u64);
         self.counters.frames_in_kernel.set(in_kernel as u64);
-        self.counters.fill_ring_empty.set(sum.fill_ring_empty);
-        self.counters.rx_ring_full.set(sum.rx_ring_full);
-        self.counters.rx_dropped.set(sum.rx_dropped);
-        self.counters.invalid_descriptors.set(sum.invalid_descriptors);
     }
 }

@@ -134,6 +134,10 @@ impl Port for MemoryPort {
         self.fill.len() + self.rx.len() + self.tx.len() + self.completion.len()
     }
 
+    fn is_starving(&self) -> bool {
+        self.fill.is_empty()
+    }
+
     fn in_kernel(&mut self) -> usize {
         0
     }

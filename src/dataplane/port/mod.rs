@@ -47,6 +47,9 @@ pub trait Port {
     /// How many frames this port's rings own now.
     fn held(&self) -> usize;
 
+    /// Whether the kernel is about to run out of frames to receive into: no time for a long sleep.
+    fn is_starving(&self) -> bool;
+
     /// How many of those no ring shows: the kernel or the device works on them. 0 on a copying port without traffic.
     fn in_kernel(&mut self) -> usize;
 
@@ -70,4 +73,17 @@ pub struct RingStatistics {
     pub fill_ring_empty: u64,
     /// Descriptors of ours that the kernel refused, in either direction.
     pub invalid_descriptors: u64,
+}
+
+impl std::ops::Add for RingStatistics {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            rx_dropped: self.rx_dropped + other.rx_dropped,
+            rx_ring_full: self.rx_ring_full + other.rx_ring_full,
+            fill_ring_empty: self.fill_ring_empty + other.fill_ring_empty,
+            invalid_descriptors: self.invalid_descriptors + other.invalid_descriptors,
+        }
+    }
 }

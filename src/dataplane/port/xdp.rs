@@ -479,6 +479,10 @@ impl Port for XdpPort {
         self.receiving + self.sending
     }
 
+    fn is_starving(&self) -> bool {
+        self.receiving < BATCH
+    }
+
     fn in_kernel(&mut self) -> usize {
         let filled = RING.saturating_sub(self.fill.nb_free_exact()) as usize;
         let visible = filled + self.rx.nb_avail_exact() as usize + self.completion.nb_avail_exact() as usize;
