@@ -206,15 +206,17 @@ impl Daemon {
     /// Has workers and steering do what configuration and network now come to, and says what changed.
     fn serve(&mut self) -> Result<(), DaemonError> {
         let compiled = self.compile();
-        self.say_members(&compiled.members);
-        if compiled.problems != self.problems {
-            for problem in &compiled.problems {
-                error!("{problem}");
-            }
-            self.problems.clone_from(&compiled.problems);
-        }
+        let (members, problems) = (compiled.members.clone(), compiled.problems.clone());
         if let Some(plane) = &mut self.plane {
             plane.serve(compiled)?;
+        }
+        // Said when it is so.
+        self.say_members(&members);
+        if problems != self.problems {
+            for problem in &problems {
+                error!("{problem}");
+            }
+            self.problems = problems;
         }
         Ok(())
     }

@@ -1673,14 +1673,18 @@ const PIECES: &[&str] = &[
 #[test]
 fn more_vips_or_members_than_ids_are_refused() {
     let vips: String = (0..65_536u32)
-        .map(|i| VIP.replace("\"web\"\naddress", &format!("\"v{i}\"\naddress")).replace("80", &i.clamp(1, 65_535).to_string()))
+        .map(|i| {
+            VIP.replace("\"web\"\naddress", &format!("\"v{i}\"\naddress"))
+                .replace("80", &i.clamp(1, 65_535).to_string())
+        })
         .collect();
     let errors = Model::parse("many.toml", &[INTERFACE, &vips, POOL, MEMBERS].concat()).unwrap_err();
     assert!(errors.iter().any(|error| error.to_string().ends_with("65536 VIPs are too many (allowed: 65535)")));
 
-    let members: String = (0..65_536u32)
-        .map(|i| format!("[[pool.member]]\nname = \"m{i}\"\naddress = \"10.1.{}.{}\"\n", i / 256, i % 256))
-        .collect();
+    let mut members = String::new();
+    for i in 0..65_536u32 {
+        members += &format!("[[pool.member]]\nname = \"m{i}\"\naddress = \"10.1.{}.{}\"\n", i / 256, i % 256);
+    }
     let errors = Model::parse("many.toml", &[INTERFACE, VIP, POOL, &members].concat()).unwrap_err();
     assert_eq!(errors.len(), 1);
     assert!(errors[0].to_string().ends_with("65536 members are too many for a pool (allowed: 65535)"), "{}", errors[0]);
