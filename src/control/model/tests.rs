@@ -1681,11 +1681,9 @@ fn more_vips_or_members_than_ids_are_refused() {
     let errors = Model::parse("many.toml", &[INTERFACE, &vips, POOL, MEMBERS].concat()).unwrap_err();
     assert!(errors.iter().any(|error| error.to_string().ends_with("65536 VIPs are too many (allowed: 65535)")));
 
-    let mut members = String::new();
-    for i in 0..65_536u32 {
-        members += &format!("[[pool.member]]\nname = \"m{i}\"\naddress = \"10.1.{}.{}\"\n", i / 256, i % 256);
-    }
-    let errors = Model::parse("many.toml", &[INTERFACE, VIP, POOL, &members].concat()).unwrap_err();
+    let member = |i: u32| format!("[[pool.member]]\nname = \"m{i}\"\naddress = \"10.1.{}.{}\"\n", i / 256, i % 256);
+    let members: Vec<String> = (0..65_536).map(member).collect();
+    let errors = Model::parse("many.toml", &[INTERFACE, VIP, POOL, &members.concat()].concat()).unwrap_err();
     assert_eq!(errors.len(), 1);
     assert!(errors[0].to_string().ends_with("65536 members are too many for a pool (allowed: 65535)"), "{}", errors[0]);
 }
