@@ -54,6 +54,8 @@ fn a_thousand_connections_carry_a_megabyte_each_way() {
     assert!(from_balancer <= transmitted + 100, "all that came from the balancer came from its workers");
     let (received, dropped) = (statistic(&balancer, "received"), statistic(&balancer, "dropped"));
     assert_eq!(received + 5, transmitted + dropped, "requests in, requests out, and five announcements");
+    // Every frame of the queue's umem is where it can be seen: free, or in a ring.
+    assert_eq!(statistic(&balancer, "frames.free") + statistic(&balancer, "frames.held"), 4096);
     assert_eq!(statistic(&balancer, "frames.in_kernel"), 0);
 }
 
@@ -148,7 +150,7 @@ fn several_vips_and_any_port() {
 }
 
 #[test]
-fn after_kill_9_nothing_is_attached_and_a_restart_forwards_within_a_second() {
+fn after_kill_9_nothing_is_attached_and_a_restart_forwards() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
     let config = lab.dr_config(&[Service::http(&[1, 1, 1])]);

@@ -145,8 +145,24 @@ fn retired_tables_come_back_and_are_freed_by_control() {
 }
 
 #[test]
+fn a_worker_is_stopped_whatever_orders_lie_there() {
+    let Bench { mut worker, mailbox, counters } = bench();
+    mailbox.order(Order::Publish(Arc::new(tables(3, 1500)))).expect("room");
+    worker.round();
+    while mailbox.order(Order::Send(InterfaceId(0), vec![0; 60].into())).is_ok() {}
+    for _ in 0..RING {
+        worker.ports()[0].deliver(&Frame::tcp(40_000, 80, 0).bytes());
+    }
+    mailbox.stop();
+    worker.run();
+    assert_eq!(counters.received.packets.get(), RING as u64, "what had come in was still sent on");
+    assert_eq!(worker.frames(), FRAMES);
+}
+
+#[test]
 fn a_worker_that_takes_no_orders_gives_them_back() {
     let Bench { mailbox, .. } = bench();
-    let refused = (0..1000).filter(|_| mailbox.order(Order::Stop).is_err()).count();
+    let frame = || Order::Send(InterfaceId(0), vec![0; 60].into());
+    let refused = (0..1000).filter(|_| mailbox.order(frame()).is_err()).count();
     assert_eq!(refused, 1000 - 64);
 }

@@ -18,6 +18,7 @@ fn ip(lab: &Lab, arguments: &str) {
     lab.balancer().run(std::iter::once("ip").chain(arguments.split(' '))).expect(arguments);
 }
 
+#[track_caller]
 fn assert_forwards(lab: &Lab) {
     let report = lab.client_load(&Load { connections: 50, concurrency: 8, ..lab.get() }).expect("load");
     assert_eq!(report.failures, 0, "{:?}", report.failure_counts);
@@ -27,6 +28,16 @@ fn assert_logs(balancer: &Process, words: &str) {
     assert!(
         balancer.wait_for_log(PATIENCE, |line| line.contains(words)),
         "{words:?} is not in the log:\n{}",
+        balancer.log().join("\n")
+    );
+}
+
+/// Waits until the log has so many lines with these words.
+fn assert_logs_times(balancer: &Process, times: usize, words: &str) {
+    let count = || balancer.log().iter().filter(|line| line.contains(words)).count();
+    assert!(
+        wait_until(PATIENCE, || count() >= times),
+        "{words:?} is not in the log {times} times:\n{}",
         balancer.log().join("\n")
     );
 }
@@ -108,7 +119,7 @@ fn any_port_on_the_hosts_own_address_is_refused() {
     assert!(
         log.contains(
             "pointsman: VIP web: port \"any\" on 198.51.100.10, which is also this host's own address: it would cut \
-             the host off; name the ports, or take the address off the host"
+             the host off, so it is not served; name the ports, or take the address off the host"
         ),
         "{log}"
     );
@@ -231,9 +242,9 @@ fn a_link_that_goes_down_and_up_is_survived() {
     let _members = lab.spawn_member_servers().expect("members");
     let balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
     assert_forwards(&lab);
-    for _ in 0..3 {
+    for round in 1..=3 {
         ip(&lab, "link set eth0 down");
-        assert_logs(&balancer, "unresolved: eth0 is down");
+        assert_logs_times(&balancer, 3 * round, "unresolved: eth0 is down");
         ip(&lab, "link set eth0 up");
         assert!(wait_until(PATIENCE, || ping(&lab, Topology::VIP)), "{}", balancer.log().join("\n"));
         let one = Load { connections: 1, patience_seconds: 1, limit_seconds: 2, ..lab.get() };
@@ -261,14 +272,115 @@ fn a_smaller_mtu_is_followed() {
 }
 
 #[test]
+fn a_larger_mtu_gets_larger_frames() {
+    let Some(lab) = build(&topology()) else { return };
+    let balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1])])).expect("balancer");
+    for (namespace, interface) in [(lab.balancer(), "eth0"), (lab.gateway(), "balancer"), (lab.gateway(), "lan")] {
+        namespace.run(["ip", "link", "set", interface, "mtu", "3000"]).expect("ip");
+    }
+    assert_logs(&balancer, "its MTU is now 3000, and frames were made for 1778");
+    assert_logs(&balancer, "eth0: served again");
+    let vip = Topology::VIP.to_string();
+    let large = || lab.gateway().run(["ping", "-c", "1", "-W", "1", "-M", "do", "-s", "2900", &vip]).is_ok();
+    assert!(wait_until(PATIENCE, large), "{}", balancer.log().join("\n"));
+}
+
+#[test]
+fn more_or_fewer_queues_are_followed() {
+    let Some(lab) = build(&Topology { queues: 2, ..topology() }) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    lab.balancer().run(["ethtool", "-L", "eth0", "rx", "1"]).ok();
+    lab.gateway().run(["ethtool", "-L", "balancer", "tx", "1"]).expect("ethtool");
+    lab.balancer().run(["ethtool", "-L", "eth0", "rx", "1"]).expect("ethtool");
+    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    assert_forwards(&lab);
+    lab.balancer().run(["ethtool", "-L", "eth0", "rx", "2"]).expect("ethtool");
+    assert_logs(&balancer, "eth0: it has 2 queues now, and had 1");
+    assert_logs(&balancer, "eth0: served again");
+    assert_logs(&balancer, "queue 1 worker 1");
+    lab.gateway().run(["ethtool", "-L", "balancer", "tx", "2"]).expect("ethtool");
+    assert_forwards(&lab);
+    balancer.stop().expect("stop");
+    assert!(statistic(&balancer, "worker.1") > 0);
+}
+
+#[test]
+fn an_interface_that_gets_another_mac_announces_its_vips_anew() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    lab.gateway().write_sysctl("net.ipv4.conf.lan.arp_accept", "1").expect("sysctl");
+    let _balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    assert_forwards(&lab);
+    ip(&lab, "link set eth0 address 02:00:00:00:77:10");
+    let learned = || lab.gateway().run(["ip", "neighbour", "show", &Topology::VIP.to_string()]).expect("ip");
+    assert!(wait_until(PATIENCE, || learned().contains("02:00:00:00:77:10")), "{}", learned());
+    assert_forwards(&lab);
+}
+
+#[test]
+fn hundreds_of_addresses_are_announced() {
+    let Some(lab) = build(&topology()) else { return };
+    lab.gateway().write_sysctl("net.ipv4.conf.lan.arp_accept", "1").expect("sysctl");
+    let addresses: Vec<Ipv4Addr> = (0..200).map(|last| Ipv4Addr::new(10, 9, 8, last + 1)).collect();
+    let services: Vec<Service> = addresses
+        .iter()
+        .map(|&address| Service { name: format!("v{}", address.octets()[3]), address, ..Service::http(&[1]) })
+        .collect();
+    // The LAN's router has an address among them, so that it believes their announcements.
+    lab.gateway().run(["ip", "addr", "add", "10.9.8.254/24", "dev", "lan"]).expect("ip");
+    let mut balancer = lab.spawn_balancer(&lab.dr_config(&services)).expect("balancer");
+    let learned = || lab.gateway().run(["ip", "neighbour", "show", "dev", "lan"]).expect("ip");
+    let all = || {
+        let learned = learned();
+        addresses.iter().all(|address| learned.contains(&format!("{address} lladdr 02:00:00:00:00:10")))
+    };
+    assert!(wait_until(2 * PATIENCE, all), "{}", learned());
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn an_address_that_becomes_the_hosts_own_is_not_taken_from_it() {
+    let any = Service { port: None, ..Service::http(&[1, 1, 1]) };
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let balancer = lab.spawn_balancer(&lab.dr_config(&[any])).expect("balancer");
+    assert_forwards(&lab);
+    ip(&lab, "addr add 198.51.100.50/32 dev eth0");
+    assert_logs(&balancer, "it would cut the host off, so it is not served");
+    // The host refuses what nobody listens for; had a member been asked, it would have answered.
+    let load = Load { connections: 20, patience_seconds: 2, limit_seconds: 5, ..lab.get() };
+    let refused = || lab.client_load(&load).is_ok_and(|report| report.failures == 20);
+    assert!(wait_until(PATIENCE, refused), "{}", balancer.log().join("\n"));
+    ip(&lab, "addr del 198.51.100.50/32 dev eth0");
+    let served = || lab.client_load(&load).is_ok_and(|report| report.failures == 0);
+    assert!(wait_until(PATIENCE, served), "{}", balancer.log().join("\n"));
+}
+
+#[test]
+fn a_disabled_vip_is_dropped_and_not_routed() {
+    let Some(lab) = build(&topology()) else { return };
+    let config = lab.dr_config(&[Service::http(&[1])]).replace("announce = \"arp\"", "enabled = false");
+    lab.balancer().write_sysctl("net.ipv4.ip_forward", "1").expect("sysctl");
+    let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+    lab.gateway()
+        .run(["ip", "neighbour", "replace", "198.51.100.50", "lladdr", "02:00:00:00:00:10", "dev", "lan"])
+        .expect("ip");
+    let load = Load { connections: 1, patience_seconds: 1, limit_seconds: 2, ..lab.get() };
+    assert_eq!(lab.client_load(&load).expect("load").failures, 1);
+    balancer.stop().expect("stop");
+    assert!(statistic(&balancer, "xdp.unserved") > 0);
+}
+
+#[test]
 fn an_interface_that_vanishes_and_comes_back_is_served_again() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
     let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
     assert_forwards(&lab);
-    for _ in 0..3 {
+    for round in 1..=3 {
         ip(&lab, "link del eth0");
-        assert_logs(&balancer, "eth0 is gone");
+        // "it is gone", or, if it was quick, "it is another interface now".
+        assert_logs_times(&balancer, round, "eth0: it is ");
         let gateway = lab.gateway().path();
         let create = format!("link add eth0 type veth peer name balancer netns {}", gateway.display());
         ip(&lab, &create);
@@ -280,7 +392,7 @@ fn an_interface_that_vanishes_and_comes_back_is_served_again() {
             ip(&lab, line);
         }
         lab.gateway().run(["ip", "link", "set", "balancer", "master", "lan", "up"]).expect("ip");
-        assert_logs(&balancer, "eth0 is back");
+        assert_logs_times(&balancer, round, "eth0: served again");
         let one = Load { connections: 1, patience_seconds: 1, limit_seconds: 2, ..lab.get() };
         assert!(wait_until(PATIENCE, || lab.client_load(&one).is_ok_and(|report| report.failures == 0)));
     }

@@ -21,8 +21,15 @@ use crate::dataplane::tables::{
 pub struct Plan {
     /// The configuration.
     pub model: Model,
-    /// One per pool.
-    layouts: Vec<Layout>,
+    /// One per pool, and what was last made of it: a change of one pool leaves the others' tables as they are.
+    layouts: Vec<(Layout, Option<Laid>)>,
+}
+
+/// A pool's slots and the usable members that they came from.
+#[derive(Debug)]
+struct Laid {
+    usable: Vec<bool>,
+    slots: Arc<[MemberId]>,
 }
 
 /// What a model and the network's state come to.
@@ -100,7 +107,7 @@ impl Plan {
             .pools
             .iter()
             .zip(first_ids(&model))
-            .map(|(pool, first)| Layout::new(&candidates(pool, first)))
+            .map(|(pool, first)| (Layout::new(&candidates(pool, first)), None))
             .collect();
         Self { model, layouts }
     }
@@ -116,7 +123,7 @@ impl Plan {
     }
 
     /// Compiles the tables for the network as it is now.
-    pub fn compile(&self, network: &Network, generation: u64) -> Compiled {
+    pub fn compile(&mut self, network: &Network, generation: u64) -> Compiled {
         let (members, statuses): (Vec<_>, Vec<_>) = self
             .model
             .pools
@@ -124,17 +131,15 @@ impl Plan {
             .flat_map(|pool| pool.members.iter().map(move |member| (pool, member)))
             .map(|(pool, member)| self.compile_member(pool, member, network))
             .unzip();
-        let usable = |id: MemberId| statuses.get(id.0 as usize).is_some_and(|member| member.state == MemberState::Up);
-        let slots: Vec<Arc<[MemberId]>> = self.layouts.iter().map(|layout| layout.slots(usable)).collect();
-
-        // A disabled VIP keeps its id and its address; it is just not served.
+        let slots = self.lay(&statuses);
+        // A disabled VIP keeps its id and its address; it is just not served, and so dropped as that.
         let vips = self.model.vips.iter().map(|vip| Vip { slots: slots[vip.pool].clone() }).collect();
         let served: Vec<(Destination, VipId)> = self
             .model
             .vips
             .iter()
             .zip(0..)
-            .filter(|(vip, _)| vip.enabled)
+            .filter(|(vip, _)| vip.enabled && !cuts_off(vip, network))
             .map(|(vip, id)| (destination(vip), VipId(id)))
             .collect();
         let addresses = self.addresses(network);
@@ -157,6 +162,23 @@ impl Plan {
             members: statuses,
             problems,
         }
+    }
+
+    /// Every pool's slots, made anew only where its usable members have changed.
+    fn lay(&mut self, statuses: &[MemberStatus]) -> Vec<Arc<[MemberId]>> {
+        let mut rest = statuses;
+        let mut slots = Vec::with_capacity(self.layouts.len());
+        for (pool, (layout, laid)) in self.model.pools.iter().zip(&mut self.layouts) {
+            let (members, after) = rest.split_at(pool.members.len());
+            rest = after;
+            let usable: Vec<bool> = members.iter().map(|member| member.state == MemberState::Up).collect();
+            if laid.as_ref().is_none_or(|laid| laid.usable != usable) {
+                let is_up = |id: MemberId| statuses.get(id.0 as usize).is_some_and(|one| one.state == MemberState::Up);
+                *laid = Some(Laid { usable, slots: layout.slots(is_up) });
+            }
+            slots.extend(laid.as_ref().map(|laid| Arc::clone(&laid.slots)));
+        }
+        slots
     }
 
     fn compile_member(&self, pool: &Pool, member: &Member, network: &Network) -> (TableMember, MemberStatus) {
@@ -201,32 +223,33 @@ impl Plan {
         self.model.interfaces.iter().map(|interface| Interface { mac: mac(&interface.name) }).collect()
     }
 
-    /// Every address that an enabled VIP has, sorted.
+    /// Every address that a VIP has, sorted.
     fn addresses(&self, network: &Network) -> Vec<(u32, AddressFlags)> {
         let mut addresses: BTreeMap<u32, AddressFlags> = BTreeMap::new();
-        for vip in self.model.vips.iter().filter(|vip| vip.enabled) {
+        for vip in &self.model.vips {
             let flags = addresses.entry(vip.address.into()).or_default();
-            flags.announced |= vip.announce == Announce::Arp;
+            flags.announced |= vip.enabled && vip.announce == Announce::Arp;
             flags.host = network.addresses.contains(&vip.address);
         }
         addresses.into_iter().collect()
     }
 
     fn problems(&self, network: &Network) -> Vec<String> {
-        let host_and_any = self
-            .model
-            .vips
-            .iter()
-            .filter(|vip| vip.enabled && vip.port == VipPort::Any && network.addresses.contains(&vip.address))
-            .map(|vip| {
-                format!(
-                    "VIP {}: port \"any\" on {}, which is also this host's own address: it would cut the host off; \
-                     name the ports, or take the address off the host",
-                    vip.name, vip.address
-                )
-            });
-        host_and_any.collect()
+        let cutting = self.model.vips.iter().filter(|vip| cuts_off(vip, network));
+        let words = cutting.map(|vip| {
+            format!(
+                "VIP {}: port \"any\" on {}, which is also this host's own address: it would cut the host off, so it \
+                 is not served; name the ports, or take the address off the host",
+                vip.name, vip.address
+            )
+        });
+        words.collect()
     }
+}
+
+/// Whether serving this VIP would take all of the host's own traffic on its address.
+fn cuts_off(vip: &super::model::Vip, network: &Network) -> bool {
+    vip.enabled && vip.port == VipPort::Any && network.addresses.contains(&vip.address)
 }
 
 /// The id of each pool's first member.
@@ -244,7 +267,8 @@ fn candidates(pool: &Pool, first: u32) -> Vec<Candidate> {
         .zip(first..)
         .map(|(member, id)| Candidate {
             address: member.address,
-            port: member.port.unwrap_or(0),
+            // Under direct routing a member's port is its VIPs', written down or not: no part of its identity.
+            port: 0,
             weight: member.weight,
             id: MemberId(id),
         })

@@ -18,6 +18,7 @@ use super::plane::{Plane, PlaneError, Shared};
 use super::publish::WorkerStuck;
 use super::statistics::Statistics;
 use crate::dataplane::flow::FlowTable;
+use crate::dataplane::port::steering::SteeringCounters;
 use crate::dataplane::tables::InterfaceId;
 
 /// How long `ready` waits for members whose next hop is not known yet.
@@ -29,8 +30,12 @@ const FIRST_ROUND: Duration = Duration::from_secs(5);
 /// Between two statistics lines.
 const STATISTICS: Duration = Duration::from_secs(10);
 
-/// Between two attempts to attach to an interface that has come back but does not take us yet.
-const RETRY: Duration = Duration::from_secs(1);
+/// How long a queue is waited for that a process which has just died may still hold.
+const PATIENCE_AT_START: Duration = Duration::from_secs(5);
+
+/// Between two attempts to attach to an interface that has come back but does not take us yet: at first, and at most.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Why the daemon does not start, or does not go on.
 #[derive(Debug, Error)]
@@ -58,16 +63,20 @@ pub enum DaemonError {
 /// Runs until SIGTERM or SIGINT. `ready` is called once, when every worker forwards.
 pub fn run(model: Model, ready: impl FnOnce()) -> Result<(), DaemonError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let mut daemon = Daemon::start(model).await?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        ready();
+        let serve = async {
+            let mut daemon = Daemon::start(model).await?;
+            ready();
+            daemon.work().await
+        };
+        // Whichever way `serve` is left, dropping it takes the data plane down.
         let result = tokio::select! {
-            result = daemon.work() => result,
+            result = serve => result,
             _ = terminate.recv() => { info!("stopping: SIGTERM"); Ok(()) }
             _ = interrupt.recv() => { info!("stopping: SIGINT"); Ok(()) }
         };
-        daemon.stop();
+        info!("stopped");
         result
     })
 }
@@ -76,8 +85,10 @@ struct Daemon {
     plan: Plan,
     watcher: Watcher,
     network: Arc<Network>,
-    /// `None` while its interface does not exist.
+    /// `None` while its interface does not exist, or does not take us.
     plane: Option<Plane>,
+    /// When to try again, while there is no plane.
+    retry: Retry,
     shared: Shared,
     announcer: Announcer,
     generation: u64,
@@ -85,6 +96,21 @@ struct Daemon {
     said: HashMap<String, MemberState>,
     problems: Vec<String>,
     statistics: Statistics,
+}
+
+/// Attaching to a real card resets its rings and so costs the host packets: it is tried again ever more rarely.
+#[derive(Debug)]
+struct Retry {
+    at: Instant,
+    pause: Duration,
+    /// The last failure: said once.
+    failure: String,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { at: Instant::now(), pause: SHORTEST_PAUSE, failure: String::new() }
+    }
 }
 
 impl Daemon {
@@ -97,6 +123,7 @@ impl Daemon {
             plan,
             watcher,
             plane: None,
+            retry: Retry::default(),
             shared: Shared { counters: Vec::new(), flows: Arc::new(FlowTable::default()) },
             announcer: Announcer::default(),
             generation: 0,
@@ -105,10 +132,10 @@ impl Daemon {
             statistics: Statistics::default(),
         };
         let compiled = daemon.compile();
-        if let Some(problem) = compiled.problems.into_iter().next() {
-            return Err(DaemonError::Config(problem));
+        if !compiled.problems.is_empty() {
+            return Err(DaemonError::Config(compiled.problems.join("\npointsman: ")));
         }
-        daemon.bring_up()?;
+        daemon.bring_up(PATIENCE_AT_START)?;
         daemon.network = daemon.watcher.first_resolution(FIRST_RESOLUTION).await;
         daemon.serve()?;
         daemon.all_workers_serve().await?;
@@ -134,8 +161,6 @@ impl Daemon {
         let mut statistics = interval(STATISTICS);
         statistics.set_missed_tick_behavior(MissedTickBehavior::Skip);
         statistics.tick().await;
-        let mut retry = interval(RETRY);
-        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 network = self.watcher.changed() => {
@@ -144,56 +169,72 @@ impl Daemon {
                     self.serve()?;
                 }
                 _ = second.tick() => self.each_second()?,
-                _ = statistics.tick() => self.say_statistics(),
-                _ = retry.tick(), if self.plane.is_none() => {
-                    self.follow_interface();
-                    self.serve()?;
-                }
+                _ = statistics.tick() => self.say_statistics(None),
             }
         }
-    }
-
-    fn stop(mut self) {
-        self.say_statistics();
-        if let Some(plane) = self.plane.take() {
-            plane.take_down();
-        }
-        info!("stopped");
     }
 
     fn interface(&self) -> &str {
         self.plan.model.interfaces.first().map_or("", |interface| &interface.name)
     }
 
-    fn bring_up(&mut self) -> Result<(), DaemonError> {
+    fn bring_up(&mut self, patience: Duration) -> Result<(), DaemonError> {
         let name = self.interface().to_owned();
         let link = self.network.links.get(&name).ok_or_else(|| DaemonError::NoInterface(name.clone()))?;
-        self.plane = Some(Plane::bring_up(&self.plan.model, &name, link, &mut self.shared)?);
+        self.plane = Some(Plane::bring_up(&self.plan.model, &name, link, patience, &mut self.shared)?);
         self.announcer.came_up(announced(&self.plan.model));
         Ok(())
     }
 
-    /// A link that comes up may be on another switch port now: the VIPs are announced anew.
+    /// A link that comes up may be on another switch port now, and a new MAC is unknown to everyone: the VIPs are
+    /// announced anew.
     fn follow_link(&mut self, network: Arc<Network>) {
-        let is_up = |network: &Network| network.links.get(self.interface()).is_some_and(|link| link.up);
-        if is_up(&network) && !is_up(&self.network) {
+        let link = |network: &Network| network.links.get(self.interface()).cloned();
+        let (before, now) = (link(&self.network), link(&network));
+        self.network = network;
+        if before == now {
+            return;
+        }
+        self.retry.at = Instant::now();
+        if let Some(now) = now.filter(|now| now.up)
+            && before.is_none_or(|before| !before.up || before.mac != now.mac)
+        {
             self.announcer.came_up(announced(&self.plan.model));
         }
-        self.network = network;
     }
 
-    /// Survives an interface that goes away and one that comes back, under whatever index.
-    fn follow_interface(&mut self) {
+    /// Survives an interface that goes away, one that comes back under whatever index, and one that is no longer what
+    /// the plane was built for. Says whether there is a new plane, which serves nothing yet.
+    fn follow_interface(&mut self) -> bool {
         let name = self.interface().to_owned();
-        let index = self.network.links.get(&name).map(|link| link.index);
-        if let Some(plane) = self.plane.take_if(|plane| Some(plane.interface_index) != index) {
-            warn!("{name} is gone; nothing is served until it is back");
-            plane.take_down();
+        let link = self.network.links.get(&name);
+        if let Some(plane) = &self.plane {
+            let misfit = match link {
+                Some(link) => plane.misfit(&name, link),
+                None => Some("it is gone; nothing is served until it is back".into()),
+            };
+            let Some(misfit) = misfit else { return false };
+            warn!("{name}: {misfit}");
+            self.plane = None;
+            self.retry = Retry::default();
         }
-        if self.plane.is_none() && index.is_some() {
-            match self.bring_up() {
-                Ok(()) => info!("{name} is back"),
-                Err(error) => warn!("{name} is back, but: {error}; trying again"),
+        if link.is_none() || Instant::now() < self.retry.at {
+            return false;
+        }
+        match self.bring_up(Duration::ZERO) {
+            Ok(()) => {
+                info!("{name}: served again");
+                self.retry = Retry::default();
+                true
+            }
+            Err(error) => {
+                let failure = error.to_string();
+                if failure != self.retry.failure {
+                    warn!("{name}: not served: {failure}; trying again, ever more rarely");
+                }
+                let Retry { pause, .. } = self.retry;
+                self.retry = Retry { at: Instant::now() + pause, pause: (pause * 2).min(LONGEST_PAUSE), failure };
+                false
             }
         }
     }
@@ -222,6 +263,9 @@ impl Daemon {
     }
 
     fn each_second(&mut self) -> Result<(), DaemonError> {
+        if self.follow_interface() {
+            self.serve()?;
+        }
         let Some(plane) = &self.plane else { return Ok(()) };
         if let Some(worker) = plane.dead_worker() {
             return Err(DaemonError::WorkerDied(worker));
@@ -238,10 +282,9 @@ impl Daemon {
                 );
             }
         }
-        if let Some(link) = self.network.links.get(self.interface()).filter(|link| link.up) {
-            for frame in self.announcer.frames(link.mac) {
-                plane.publisher().send(InterfaceId(0), &frame).map_err(PlaneError::from)?;
-            }
+        let name = self.plan.model.interfaces.first().map_or("", |interface| &interface.name);
+        if let Some(link) = self.network.links.get(name).filter(|link| link.up) {
+            self.announcer.announce(link.mac, |frame| plane.publisher().send(InterfaceId(0), frame));
         }
         Ok(())
     }
@@ -260,9 +303,20 @@ impl Daemon {
         }
     }
 
-    fn say_statistics(&mut self) {
-        let steering = self.plane.as_ref().and_then(|plane| plane.steering_counters().ok());
+    fn say_statistics(&mut self, last: Option<SteeringCounters>) {
+        let steering = last.or_else(|| self.plane.as_ref()?.steering_counters().ok());
         info!("{}", self.statistics.line(&self.plan.model, &self.shared.counters, steering));
+    }
+}
+
+impl Drop for Daemon {
+    /// The last statistics are taken when the workers have sent what they had.
+    fn drop(&mut self) {
+        let steering = self.plane.as_ref().and_then(|plane| plane.steering_counters().ok());
+        self.plane = None;
+        if self.generation > 0 {
+            self.say_statistics(steering);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, setrlimit};
 use thiserror::Error;
@@ -16,7 +17,7 @@ use crate::dataplane::counters::Counters;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::nic;
 use crate::dataplane::port::steering::{AttachError, Steering, SteeringCounters, SteeringError, XdpMode, program_name};
-use crate::dataplane::port::xdp::{CopyMode, OpenError, OpenOptions, Opened, WantedCopyMode, XdpPort};
+use crate::dataplane::port::xdp::{OpenError, OpenOptions, Opened, WantedCopyMode, XdpPort};
 use crate::dataplane::worker::{Idle, Mailbox, Parts, Worker};
 
 /// Why the data plane does not come up.
@@ -38,6 +39,12 @@ pub enum PlaneError {
         cause: AttachError,
         /// What to do.
         advice: String,
+    },
+    /// Zero-copy was insisted on, and the driver has no native XDP.
+    #[error("dataplane.zero_copy = \"on\" needs native XDP, and {interface} runs generic")]
+    ZeroCopyNeedsNative {
+        /// The interface's name.
+        interface: String,
     },
     /// A socket does not open.
     #[error(transparent)]
@@ -80,61 +87,83 @@ pub struct Shared {
     pub flows: Arc<FlowTable>,
 }
 
-/// A running data plane on one interface.
+/// A running data plane on one interface. Dropped, it stops the workers, closes the sockets and detaches the program.
 #[derive(Debug)]
 pub struct Plane {
     steering: Steering,
     publisher: Publisher,
     workers: Vec<JoinHandle<()>>,
-    /// The index of the interface it runs on.
-    pub interface_index: u32,
+    built_for: BuiltFor,
+}
+
+/// What a plane was built for; when that is no longer so it must be built anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct BuiltFor {
+    interface_index: u32,
+    queues: u32,
+    largest_mtu: u32,
 }
 
 impl Plane {
-    /// Attaches, opens and starts everything; says in a few lines what it did. Serves nothing yet.
-    pub fn bring_up(model: &Model, interface: &str, link: &Link, shared: &mut Shared) -> Result<Self, PlaneError> {
+    /// Opens, attaches and starts everything; says in a few lines what it did. Serves nothing yet. What can fail for
+    /// want of a fitting interface comes before the program is attached, since that resets a real card's rings.
+    pub fn bring_up(
+        model: &Model,
+        interface: &str,
+        link: &Link,
+        patience: Duration,
+        shared: &mut Shared,
+    ) -> Result<Self, PlaneError> {
         raise_memory_limit();
-        let queues = nic::receive_queues(interface).ok().flatten().unwrap_or(link.rx_queues).max(1);
+        let queues = receive_queues(interface, link);
         let cores = choose_cores(model, interface, queues)?;
-
         let mut steering = Steering::load()?;
         steering.set_mac(link.mac)?;
-        let mode = attach(&mut steering, model.dataplane.xdp_mode, interface, link.index)?;
+        let wanted = OpenQueues { model, interface, mtu: link.mtu, queues, patience };
+        let (mode, opened) = attach(&mut steering, &wanted, link.index)?;
 
-        let mut publisher = Vec::new();
-        let mut workers = Vec::new();
-        for (queue, core) in (0..queues).zip(cores) {
-            let Opened { port, frames } = XdpPort::open(&OpenOptions {
-                interface: interface.to_owned(),
-                queue,
-                mtu: link.mtu,
-                copy_mode: match model.dataplane.zero_copy {
-                    ZeroCopy::Auto => WantedCopyMode::Auto,
-                    ZeroCopy::On => WantedCopyMode::ZeroCopy,
-                    ZeroCopy::Off => WantedCopyMode::Copy,
-                },
-                busy_poll: model.dataplane.busy_poll,
-            })?;
-            report(model, interface, queue, core, mode, port.copy_mode());
-            steering.register(queue, port.socket())?;
-            let mailbox = Arc::new(Mailbox::new().map_err(PlaneError::Thread)?);
-            publisher.push(Arc::clone(&mailbox));
-            let worker = queue as usize;
-            if shared.counters.len() <= worker {
-                let members = model.pools.iter().map(|pool| pool.members.len()).sum();
-                shared.counters.push(Arc::new(Counters::new(model.vips.len(), members)));
+        let mailboxes = opened.iter().map(|_| Mailbox::new().map(Arc::new)).collect::<Result<Vec<_>, _>>();
+        let mailboxes = mailboxes.map_err(PlaneError::Thread)?;
+        let largest_mtu = opened.iter().map(|one| one.port.largest_mtu()).min().unwrap_or(0);
+        let mut plane = Self {
+            steering,
+            publisher: Publisher::new(mailboxes.clone()),
+            workers: Vec::new(),
+            built_for: BuiltFor { interface_index: link.index, queues, largest_mtu },
+        };
+        for (worker, ((opened, mailbox), core)) in opened.into_iter().zip(mailboxes).zip(cores).enumerate() {
+            let Opened { port, frames, zero_copy_refused } = opened;
+            info!("attached {interface} {mode} {} queue {worker} worker {worker} core {core}", port.copy_mode());
+            if let Some(cause) = zero_copy_refused.filter(|_| worker == 0) {
+                info!("{interface}: zero-copy refused: {cause}; the kernel copies every packet");
             }
             let parts = Parts {
                 ports: vec![port],
                 frames,
                 mailbox,
-                counters: Arc::clone(&shared.counters[worker]),
+                counters: shared.counters_of(worker, model),
                 flows: Arc::clone(&shared.flows),
                 idle: if model.dataplane.busy_poll { Idle::Spin } else { Idle::Sleep },
             };
-            workers.push(start(worker, core, parts).map_err(PlaneError::Thread)?);
+            plane.workers.push(start(worker, core, parts).map_err(PlaneError::Thread)?);
         }
-        Ok(Self { steering, publisher: Publisher::new(publisher), workers, interface_index: link.index })
+        Ok(plane)
+    }
+
+    /// Whether the plane still fits its interface; if not, what has changed.
+    pub fn misfit(&self, interface: &str, link: &Link) -> Option<String> {
+        let BuiltFor { interface_index, queues, largest_mtu } = self.built_for;
+        // An interface on its way out does not say.
+        let queues_now = nic::receive_queues(interface).ok().flatten().unwrap_or(queues);
+        if link.index != interface_index {
+            Some("it is another interface now".into())
+        } else if link.mtu > largest_mtu {
+            Some(format!("its MTU is now {}, and frames were made for {largest_mtu}", link.mtu))
+        } else if queues_now != queues {
+            Some(format!("it has {queues_now} queues now, and had {queues}"))
+        } else {
+            None
+        }
     }
 
     /// Puts compiled tables to work: the workers first, then the program that sends them packets.
@@ -161,14 +190,14 @@ impl Plane {
     pub fn dead_worker(&self) -> Option<usize> {
         self.workers.iter().position(JoinHandle::is_finished)
     }
+}
 
-    /// Stops the workers, closes the sockets and detaches the program.
-    pub fn take_down(self) {
-        let Self { steering, publisher, workers, .. } = self;
+impl Drop for Plane {
+    fn drop(&mut self) {
         // Detached first: from here on the host gets its frames again.
-        drop(steering);
-        publisher.stop();
-        for (index, worker) in workers.into_iter().enumerate() {
+        self.steering.detach();
+        self.publisher.stop();
+        for (index, worker) in self.workers.drain(..).enumerate() {
             if worker.join().is_err() {
                 warn!("worker {index} had panicked");
             }
@@ -176,44 +205,110 @@ impl Plane {
     }
 }
 
-/// Attaches in the wanted mode; a fallback is said, with its cause.
-fn attach(steering: &mut Steering, wanted: WantedXdpMode, interface: &str, index: u32) -> Result<XdpMode, PlaneError> {
+impl Shared {
+    /// The counters of a worker, made when it is first started.
+    fn counters_of(&mut self, worker: usize, model: &Model) -> Arc<Counters> {
+        while self.counters.len() <= worker {
+            let members = model.pools.iter().map(|pool| pool.members.len()).sum();
+            self.counters.push(Arc::new(Counters::new(model.vips.len(), members)));
+        }
+        Arc::clone(&self.counters[worker])
+    }
+}
+
+/// The sockets that are wanted: one per queue.
+struct OpenQueues<'a> {
+    model: &'a Model,
+    interface: &'a str,
+    mtu: u32,
+    queues: u32,
+    patience: Duration,
+}
+
+impl OpenQueues<'_> {
+    fn open(&self, copy_mode: WantedCopyMode) -> Result<Vec<Opened>, PlaneError> {
+        let open = |queue| {
+            XdpPort::open(&OpenOptions {
+                interface: self.interface.to_owned(),
+                queue,
+                mtu: self.mtu,
+                copy_mode,
+                busy_poll: self.model.dataplane.busy_poll,
+                patience: self.patience,
+            })
+        };
+        Ok((0..self.queues).map(open).collect::<Result<_, _>>()?)
+    }
+}
+
+/// Opens the sockets and attaches the program in the wanted mode; a fallback is said, with its cause.
+fn attach(steering: &mut Steering, wanted: &OpenQueues<'_>, index: u32) -> Result<(XdpMode, Vec<Opened>), PlaneError> {
+    let OpenQueues { model, interface, .. } = wanted;
     let driver = nic::driver(interface).unwrap_or_else(|_| "unknown".into());
     let error = |mode, cause: AttachError, advice: &str| PlaneError::Attach {
-        interface: interface.to_owned(),
+        interface: (*interface).to_owned(),
         driver: driver.clone(),
         mode,
         advice: advice_for(&cause, interface, advice),
         cause,
     };
-    match wanted {
-        WantedXdpMode::Generic => steering
-            .attach(index, XdpMode::Generic)
-            .map(|()| XdpMode::Generic)
-            .map_err(|cause| error(XdpMode::Generic, cause, "")),
-        WantedXdpMode::Native => steering.attach(index, XdpMode::Native).map(|()| XdpMode::Native).map_err(|cause| {
-            error(
-                XdpMode::Native,
-                cause,
-                " (dataplane.xdp_mode = \"generic\" works with any driver, several times slower)",
-            )
-        }),
-        WantedXdpMode::Auto => match steering.attach(index, XdpMode::Native) {
-            Ok(()) => Ok(XdpMode::Native),
-            Err(cause @ (AttachError::Occupied | AttachError::NoInterface | AttachError::NoLinks)) => {
-                Err(error(XdpMode::Native, cause, ""))
-            }
-            Err(cause) => {
-                warn!(
-                    "{interface} (driver {driver}): no native XDP: {cause}; falling back to generic, which is several times slower"
-                );
-                steering
-                    .attach(index, XdpMode::Generic)
-                    .map(|()| XdpMode::Generic)
-                    .map_err(|cause| error(XdpMode::Generic, cause, ""))
-            }
-        },
+    if !is_free(interface, wanted.patience) {
+        return Err(error(XdpMode::Native, AttachError::Occupied, ""));
     }
+    if model.dataplane.xdp_mode != WantedXdpMode::Generic {
+        let opened = wanted.open(match model.dataplane.zero_copy {
+            ZeroCopy::Auto => WantedCopyMode::Auto,
+            ZeroCopy::On => WantedCopyMode::ZeroCopy,
+            ZeroCopy::Off => WantedCopyMode::Copy,
+        })?;
+        register(steering, &opened)?;
+        match steering.attach(index, XdpMode::Native) {
+            Ok(()) => return Ok((XdpMode::Native, opened)),
+            Err(cause) if model.dataplane.xdp_mode == WantedXdpMode::Native => {
+                let advice = " (dataplane.xdp_mode = \"generic\" works with any driver, several times slower)";
+                return Err(error(XdpMode::Native, cause, advice));
+            }
+            Err(cause @ (AttachError::Occupied | AttachError::NoInterface | AttachError::NoLinks)) => {
+                return Err(error(XdpMode::Native, cause, ""));
+            }
+            Err(cause) => warn!(
+                "{interface} (driver {driver}): no native XDP: {cause}; falling back to generic, which is several times \
+                 slower"
+            ),
+        }
+    }
+    // The generic path hands over copies (Documentation/networking/af_xdp.rst, "XDP_SKB").
+    if model.dataplane.zero_copy == ZeroCopy::On {
+        return Err(PlaneError::ZeroCopyNeedsNative { interface: (*interface).to_owned() });
+    }
+    let opened = wanted.open(WantedCopyMode::Copy)?;
+    register(steering, &opened)?;
+    steering.attach(index, XdpMode::Generic).map_err(|cause| error(XdpMode::Generic, cause, ""))?;
+    Ok((XdpMode::Generic, opened))
+}
+
+/// Whether nobody else's program is on the interface; one whose owner has just died is waited for.
+fn is_free(interface: &str, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    while xdp_programs(interface).is_some_and(|programs| !programs.is_empty()) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+fn register(steering: &mut Steering, opened: &[Opened]) -> Result<(), PlaneError> {
+    for (queue, one) in (0..).zip(opened) {
+        steering.register(queue, one.port.socket())?;
+    }
+    Ok(())
+}
+
+/// The queues that are in use; where the driver does not say, those that there are.
+fn receive_queues(interface: &str, link: &Link) -> u32 {
+    nic::receive_queues(interface).ok().flatten().unwrap_or(link.rx_queues).max(1)
 }
 
 fn advice_for(cause: &AttachError, interface: &str, otherwise: &str) -> String {
@@ -237,13 +332,6 @@ fn occupant(interface: &str) -> Option<String> {
         })
         .collect();
     (!words.is_empty()).then(|| words.join(", "))
-}
-
-fn report(model: &Model, interface: &str, queue: u32, core: usize, mode: XdpMode, copy: CopyMode) {
-    info!("attached {interface} {mode} {copy} queue {queue} worker {queue} core {core}");
-    if copy == CopyMode::Copy && model.dataplane.zero_copy == ZeroCopy::Auto && queue == 0 {
-        info!("{interface}: the driver does not do zero-copy; the kernel copies every packet");
-    }
 }
 
 /// One core per queue: the configured ones, else those the process may use, in turn.

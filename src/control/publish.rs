@@ -31,17 +31,15 @@ impl Publisher {
         Ok(())
     }
 
-    /// Has the first worker send a frame.
-    pub fn send(&self, interface: InterfaceId, frame: &[u8]) -> Result<(), WorkerStuck> {
-        let Some(mailbox) = self.mailboxes.first() else { return Ok(()) };
-        mailbox.order(Order::Send(interface, frame.into())).map_err(|_| WorkerStuck(0))
+    /// Has the first worker send a frame; `false` if it has too many orders lying already.
+    pub fn send(&self, interface: InterfaceId, frame: &[u8]) -> bool {
+        self.mailboxes.first().is_some_and(|mailbox| mailbox.order(Order::Send(interface, frame.into())).is_ok())
     }
 
     /// Has every worker end.
     pub fn stop(&self) {
         for mailbox in &self.mailboxes {
-            // A worker that takes no orders is joined all the same, and its join says so.
-            drop(mailbox.order(Order::Stop));
+            mailbox.stop();
         }
     }
 

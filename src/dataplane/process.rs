@@ -88,6 +88,9 @@ pub(super) fn to_member(state: &State<'_>, key: &FlowKey, length: u16, now: Now)
     });
     let verdict = match chosen.and_then(|id| Some((id, reachable(tables, id)?))) {
         None => Verdict::Drop(DropReason::NoMember),
+        Some((_, member)) if usize::from(member.egress.0) >= tables.interfaces.len() => {
+            Verdict::Drop(DropReason::NoEgress)
+        }
         Some((_, member)) if u32::from(length) > member.mtu => Verdict::Drop(DropReason::Oversize),
         Some((id, _)) => Verdict::Transmit(id),
     };

@@ -100,7 +100,7 @@ drop_reasons! {
     NoMember = "no_member",
     /// The packet is larger than the MTU on the way to its member.
     Oversize = "oversize",
-    /// The interface that leads to the member is not attached to this worker.
+    /// The interface that leads to the member is not one of the listed ones.
     NoEgress = "no_egress",
     /// The tx ring was full: more was to be sent than the interface takes.
     TxRingFull = "tx_ring_full",

@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
@@ -44,8 +45,6 @@ pub enum Order {
     Publish(Arc<Tables>),
     /// Send this frame out of that interface.
     Send(InterfaceId, Box<[u8]>),
-    /// End.
-    Stop,
 }
 
 /// The two ends' common ground: orders one way, conflicts and retired tables the other. Lock-free and bounded.
@@ -55,6 +54,8 @@ pub struct Mailbox {
     /// One more than orders can wait: a worker that takes all of them finds room for what they replace.
     retired: ArrayQueue<Arc<Tables>>,
     conflicts: ArrayQueue<Conflict>,
+    /// Not an order: it must arrive even if orders are left lying.
+    stop: AtomicBool,
     wake: EventFd,
 }
 
@@ -66,6 +67,7 @@ impl Mailbox {
             orders: ArrayQueue::new(ORDERS),
             retired: ArrayQueue::new(ORDERS + 1),
             conflicts: ArrayQueue::new(CONFLICTS),
+            stop: AtomicBool::new(false),
             wake: EventFd::from_value_and_flags(0, flags)?,
         })
     }
@@ -78,6 +80,12 @@ impl Mailbox {
         // EAGAIN: the counter is at its maximum, so the worker is awake or will be.
         let _ = self.wake.write(1);
         result
+    }
+
+    /// Control's side: has the worker end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.wake.write(1);
     }
 
     /// Control's side: frees tables that the worker has left. Freeing is control's work: it takes time.
@@ -237,23 +245,24 @@ impl<P: Port> Worker<P> {
                     drop(self.mailbox.retired.push(retired));
                 }
                 Order::Send(interface, bytes) => self.inject(interface, &bytes),
-                Order::Stop => self.stopped = true,
             }
         }
+        self.stopped = self.mailbox.stop.load(Ordering::Relaxed);
     }
 
     /// Sends a frame of control's making.
     fn inject(&mut self, interface: InterfaceId, bytes: &[u8]) {
         let index = usize::from(interface.0);
         let Some(port) = self.ports.get(index) else { return };
+        self.counters.injected.add(1);
         let Some(mut frame) = self.free.pop() else {
             self.counters.dropped_for(DropReason::TxRingFull).add(1);
             return;
         };
         if port.write(&mut frame, bytes) {
-            self.counters.injected.add(1);
             self.outgoing[index].push(frame);
         } else {
+            self.counters.dropped_for(DropReason::Oversize).add(1);
             self.free.push(frame);
         }
     }
@@ -274,15 +283,10 @@ impl<P: Port> Worker<P> {
                 let _ = self.mailbox.conflicts.push(conflict);
             }
             let egress = carry_out(decision.verdict, bytes, &self.tables, ingress);
-            let Some(egress) = egress else {
-                self.free.push(frame);
-                continue;
-            };
-            if let Some(outgoing) = self.outgoing.get_mut(usize::from(egress.0)) {
-                outgoing.push(frame);
-            } else {
-                self.counters.dropped_for(DropReason::NoEgress).add(1);
-                self.free.push(frame);
+            // `decide` lets nothing through to an interface that there is no port for.
+            match egress.and_then(|egress| self.outgoing.get_mut(usize::from(egress.0))) {
+                Some(outgoing) => outgoing.push(frame),
+                None => self.free.push(frame),
             }
         }
         count

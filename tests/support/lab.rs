@@ -34,7 +34,8 @@ pub fn statistics(balancer: &Process) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// A number of the last statistics line; a counter that is not mentioned is 0.
+/// A number of the last statistics line. Only reasons for drops are left out while they are 0.
 pub fn statistic(balancer: &Process, key: &str) -> u64 {
-    statistics(balancer).get(key).copied().unwrap_or(0)
+    let found = statistics(balancer).get(key).copied();
+    found.or(key.starts_with("drop.").then_some(0)).unwrap_or_else(|| panic!("no {key} in the statistics"))
 }

@@ -74,8 +74,9 @@ fn ethtool<T>(interface: &str, value: &mut T) -> io::Result<()> {
     if interface.len() >= name.len() {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
+    #[allow(clippy::cast_possible_wrap, reason = "c_char is signed on some architectures and not on others")]
     for (to, from) in name.iter_mut().zip(interface.bytes()) {
-        *to = from.cast_signed();
+        *to = from as libc::c_char;
     }
     let mut request = libc::ifreq {
         ifr_name: name,

@@ -150,6 +150,11 @@ impl Steering {
         Ok(())
     }
 
+    /// Detaches the program: the host gets all frames again.
+    pub fn detach(&mut self) {
+        self.link = None;
+    }
+
     /// Sends frames of this queue to this socket.
     pub fn register(&mut self, queue: u32, socket: RawFd) -> Result<(), SteeringError> {
         let map = self.bpf.map_mut("sockets").ok_or(SteeringError::Missing("sockets"))?;

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use thiserror::Error;
 use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
@@ -18,6 +19,7 @@ use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
 
 use super::{Port, RingStatistics};
+use crate::dataplane::parse::ETHERNET_LENGTH;
 
 /// Entries of each ring. At 1.5 million packets a second and core, 2048 are 1.4 ms of absence (a scheduler tick, a
 /// health check on the same core); half of it loses packets then, twice as much only adds latency and memory.
@@ -42,9 +44,7 @@ const BATCH: usize = 64;
 /// Interfaces that one worker can serve.
 pub const MOST_PORTS: usize = 16;
 
-/// A closed socket gives its queue back from a work item of the kernel's, after an RCU grace period: usually 20 ms,
-/// longer on a loaded machine.
-const BUSY_QUEUE_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at a queue that is still held.
 const BUSY_QUEUE_RETRY: Duration = Duration::from_millis(20);
 
 /// Microseconds that a receive call polls the driver, and packets it takes at most (Documentation/networking/napi.rst).
@@ -93,6 +93,9 @@ pub struct OpenOptions {
     pub copy_mode: WantedCopyMode,
     /// Whether the socket shall poll the driver itself (`SO_PREFER_BUSY_POLL`).
     pub busy_poll: bool,
+    /// How long to wait for a queue that is held. A closed socket gives its queue back from a work item of the
+    /// kernel's, after an RCU grace period: usually within 20 ms, later on a loaded machine.
+    pub patience: Duration,
 }
 
 /// Why a port could not be opened.
@@ -119,13 +122,14 @@ pub enum OpenError {
         source: io::Error,
     },
     /// Somebody else has the queue.
-    #[error("{interface} queue {queue} is held by another AF_XDP socket (waited {} s for it)",
-        BUSY_QUEUE_PATIENCE.as_secs())]
+    #[error("{interface} queue {queue} is held by another AF_XDP socket (waited {} s for it)", patience.as_secs())]
     Busy {
         /// The interface's name.
         interface: String,
         /// The queue.
         queue: u32,
+        /// How long it was waited for.
+        patience: Duration,
     },
     /// The kernel refused the socket.
     #[error("AF_XDP socket on {interface} queue {queue} ({mode}): {source}")]
@@ -142,7 +146,7 @@ pub enum OpenError {
 }
 
 const fn largest_mtu() -> u32 {
-    LARGEST_FRAME - super::super::parse::ETHERNET_LENGTH as u32
+    LARGEST_FRAME - ETHERNET_LENGTH as u32
 }
 
 /// The sole right to one frame of one umem.
@@ -170,6 +174,7 @@ pub struct XdpPort {
     unsent: usize,
     busy_poll: bool,
     copy_mode: CopyMode,
+    largest_mtu: u32,
 }
 
 /// A port, and the frames that it came with.
@@ -179,6 +184,8 @@ pub struct Opened {
     pub port: XdpPort,
     /// Its frames, all free.
     pub frames: Vec<XdpFrame>,
+    /// Why it copies, where zero-copy would have been taken.
+    pub zero_copy_refused: Option<io::Error>,
 }
 
 impl XdpPort {
@@ -195,7 +202,10 @@ impl XdpPort {
             WantedCopyMode::ZeroCopy => open_patiently(options, CopyMode::ZeroCopy),
             WantedCopyMode::Copy => open_patiently(options, CopyMode::Copy),
             WantedCopyMode::Auto => match open_patiently(options, CopyMode::ZeroCopy) {
-                Err(OpenError::Socket { .. }) => open_patiently(options, CopyMode::Copy),
+                Err(OpenError::Socket { source, .. }) => {
+                    let opened = open_patiently(options, CopyMode::Copy)?;
+                    Ok(Opened { zero_copy_refused: Some(source), ..opened })
+                }
                 opened => opened,
             },
         }
@@ -204,6 +214,11 @@ impl XdpPort {
     /// The mode that was achieved.
     pub fn copy_mode(&self) -> CopyMode {
         self.copy_mode
+    }
+
+    /// The largest MTU whose frames fit into the port's chunks.
+    pub fn largest_mtu(&self) -> u32 {
+        self.largest_mtu
     }
 
     /// The socket, for the steering program's map.
@@ -222,13 +237,14 @@ impl XdpPort {
 
 /// Opens, and tries again from the start for as long as a dead owner's queue may be on its way back.
 fn open_patiently(options: &OpenOptions, mode: CopyMode) -> Result<Opened, OpenError> {
-    let deadline = Instant::now() + BUSY_QUEUE_PATIENCE;
+    let deadline = Instant::now() + options.patience;
     loop {
         // After a failure libxdp's umem is not fit for another try: everything is made anew.
         match open_once(options, mode) {
             Err(OpenError::Socket { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
                 if Instant::now() >= deadline {
-                    return Err(OpenError::Busy { interface: options.interface.clone(), queue: options.queue });
+                    let OpenOptions { interface, queue, patience, .. } = options.clone();
+                    return Err(OpenError::Busy { interface, queue, patience });
                 }
                 std::thread::sleep(BUSY_QUEUE_RETRY);
             }
@@ -295,14 +311,15 @@ fn open_once(options: &OpenOptions, mode: CopyMode) -> Result<Opened, OpenError>
         unsent: 0,
         busy_poll: options.busy_poll,
         copy_mode: mode,
+        largest_mtu: chunk - HEADROOM - ETHERNET_LENGTH as u32,
     };
-    Ok(Opened { port, frames })
+    Ok(Opened { port, frames, zero_copy_refused: None })
 }
 
 /// A chunk holds the kernel's headroom and the largest frame of the interface; 2048 where that is enough, since twice
 /// the chunk is twice the cache footprint.
 fn chunk_size(mtu: u32) -> u32 {
-    let needed = HEADROOM + super::super::parse::ETHERNET_LENGTH as u32 + mtu;
+    let needed = HEADROOM + ETHERNET_LENGTH as u32 + mtu;
     needed.next_power_of_two().max(2048)
 }
 
@@ -397,9 +414,10 @@ impl Port for XdpPort {
                     self.unsent = 0;
                     return true;
                 }
-                Err(nix::errno::Errno::EAGAIN) => {}
-                // ENETDOWN, ENXIO: the link is down or gone; ENOBUFS, EBUSY: the device's queue is full. Whatever is
-                // on the ring stays there and is tried again.
+                // EBUSY: the device's queue dropped one frame, and the rest waits to be asked for.
+                Err(Errno::EAGAIN | Errno::EBUSY) => {}
+                // ENETDOWN, ENXIO: the link is down or gone; ENOBUFS: no memory for now. What is on the ring stays
+                // there and is tried again.
                 Err(_) => return false,
             }
         }
