@@ -309,6 +309,24 @@ mod tests {
         assert!(worst <= 2.5, "{worst} % of the slots change");
     }
 
+    /// Printed by `tests/oracle/selection.py`, which follows `docs/hashing.md`. If this test fails, nodes of different
+    /// versions would disagree: do not adjust the numbers, mend the code.
+    #[test]
+    fn golden_digests() {
+        let layout = Layout::new(&candidates(&[1, 2, 3, 0, 7]));
+        let digest = |down: &[u32]| {
+            let mut hasher = SipHasher24::new();
+            for member in layout.slots(|member| !down.contains(&member.0)).iter() {
+                hasher.write(&member.0.to_le_bytes());
+            }
+            let hash = hasher.finish128();
+            (hash.h1, hash.h2)
+        };
+        assert_eq!(digest(&[]), (0x218e_e4f7_e620_d8cb, 0x9bc4_0bab_a1de_0b71));
+        assert_eq!(digest(&[1]), (0x50f5_558d_87fd_6419, 0x53e5_a744_911e_95c6));
+        assert_eq!(digest(&[0, 4]), (0x9b7c_d6c2_856f_28ee, 0x6e73_2b9c_c5f9_0fbc));
+    }
+
     /// The table of slots by the definition in the module's documentation, written down naively.
     fn naive(layout: &Layout, down: &[u32]) -> Vec<MemberId> {
         let size = layout.owners.len() as u64;

@@ -68,7 +68,7 @@ mod tests {
         }
     }
 
-    /// Printed by `tests/oracle/selection_hash.py`, which follows `docs/hashing.md`. If this test fails, nodes of
+    /// Printed by `tests/oracle/selection.py`, which follows `docs/hashing.md`. If this test fails, nodes of
     /// different versions would disagree: do not adjust the numbers, mend the code.
     #[test]
     fn golden_vectors() {

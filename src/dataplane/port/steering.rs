@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
-use aya::programs::{ProgramError, Xdp, XdpMode as AyaMode, loaded_programs};
+use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode as AyaMode, loaded_programs};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use thiserror::Error;
 
@@ -53,6 +53,17 @@ pub struct SteeringCounters {
     pub unserved: u64,
     /// Frames of ours that came in by a queue without a socket: dropped.
     pub no_socket: u64,
+}
+
+/// Where the program sends a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steered {
+    /// To a worker's socket.
+    Worker,
+    /// To the host.
+    Host,
+    /// Nowhere: a VIP's address, and nobody serves that.
+    Unserved,
 }
 
 /// Why steering does not work here.
@@ -209,6 +220,22 @@ impl Steering {
             Ok(counters.get(&index, 0).map_err(map_error("counters"))?.iter().sum())
         };
         Ok(SteeringCounters { redirected: sum(0)?, passed: sum(1)?, unserved: sum(2)?, no_socket: sum(3)? })
+    }
+
+    /// What the program would do with this frame, by the kernel's own judgement (`BPF_PROG_TEST_RUN`): at least 14
+    /// bytes, from queue 0. It is counted like any other.
+    pub fn trial(&mut self, frame: &[u8]) -> Result<Steered, SteeringError> {
+        let before = self.counters()?;
+        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
+        program(&mut self.bpf)?.test_run(options).map_err(|error| SteeringError::Program(Box::new(error)))?;
+        let after = self.counters()?;
+        Ok(if after.unserved > before.unserved {
+            Steered::Unserved
+        } else if after.passed > before.passed {
+            Steered::Host
+        } else {
+            Steered::Worker
+        })
     }
 
     fn services_map(&mut self) -> Result<HashMap<&mut MapData, ServiceKey, u8>, SteeringError> {

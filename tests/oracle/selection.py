@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The selection hash, written down a second time, from its description alone (docs/hashing.md).
+"""Selection, written down a second time, from its description alone (docs/hashing.md).
 
-Prints the golden vectors of src/dataplane/select.rs. SipHash is checked against its authors' published vectors first.
+Prints the golden vectors of src/dataplane/select.rs and the digests of src/control/maglev.rs. SipHash is checked
+against its authors' published vectors first.
 """
 
 M64 = (1 << 64) - 1
@@ -62,6 +63,49 @@ def key(i):
     return 0xC0000201 + i % 4, 0xCB007102, 1024 + i % 64000, 80, 6
 
 
+def layout(members, m):
+    """Step 4: the owner of every slot, as an index into the members in order of (address, port)."""
+    members = sorted(member for member in members if member[2] > 0)
+    heaviest = max(weight for _, _, weight in members)
+    walks = []
+    for address, port, _ in members:
+        h1, h2 = siphash24_128(bytes(16), address.to_bytes(4, "big") + port.to_bytes(2, "big"))
+        walks.append([h1 % m, 1 + h2 % (m - 1)])
+    # Everyone's turns, by round and then in order; more of them than there are slots.
+    turns = sorted((k * heaviest // weight, i) for i, (_, _, weight) in enumerate(members) for k in range(m))
+    owners = [None] * m
+    for _, i in turns[:m]:
+        walk = walks[i]
+        while owners[walk[0]] is not None:
+            walk[0] = (walk[0] + walk[1]) % m
+        owners[walk[0]] = i
+        walk[0] = (walk[0] + walk[1]) % m
+    return members, owners
+
+
+def mix(x):
+    x = (x + 0x9E3779B97F4A7C15) & M64
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & M64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & M64
+    return x ^ x >> 31
+
+
+def stand_ins(members, owners, usable):
+    """Step 5."""
+    m = len(owners)
+    slots = []
+    for s in range(m):
+        step, at = 1 + mix(s) % (m - 1), s
+        while not usable(members[owners[at]]):
+            at = (at + step) % m
+        slots.append(owners[at])
+    return slots
+
+
+def digest(slots):
+    return siphash24_128(bytes(16), b"".join(slot.to_bytes(4, "little") for slot in slots))
+
+
 if __name__ == "__main__":
     # vectors.h of the reference implementation: vectors_sip128[0] and [1], key 00 01 … 0f, messages "" and 00.
     published = ["a3817f04ba25a8e66df67214c7550293", "da87c1d86b99af44347659119b22fc45"]
@@ -70,3 +114,11 @@ if __name__ == "__main__":
         assert b"".join(x.to_bytes(8, "little") for x in h).hex() == expected, "SipHash is wrong"
     for text, i in [("", 0), ("", 1), ("any text", 0), ("any text", 77777)]:
         print(f"0x{selection_hash(text, *key(i)):016x}")
+    pool = [(0x0A000001 + i, 80, weight) for i, weight in enumerate([1, 2, 3, 0, 7])]
+    members, owners = layout(pool, 65537)
+    for down in [[], [1], [0, 4]]:
+        addresses = [0x0A000001 + i for i in down]
+        slots = stand_ins(members, owners, lambda member: member[0] not in addresses)
+        # Named by the place in the configuration.
+        h = digest([members[owner][0] - 0x0A000001 for owner in slots])
+        print(f"down {down}: 0x{h[0]:016x}, 0x{h[1]:016x}")
