@@ -5,9 +5,9 @@ mod support;
 use std::net::Ipv4Addr;
 
 use pointsman::dataplane::flow::{FlowTable, Now};
-use pointsman::dataplane::process::{Conflict, Decision, Packet, State, carry_out, decide};
+use pointsman::dataplane::process::{Packet, State, carry_out, decide};
 use pointsman::dataplane::tables::{InterfaceId, MemberId, Tables, VipId};
-use pointsman::dataplane::verdict::{Answer, DropReason, Verdict};
+use pointsman::dataplane::verdict::{Answer, Conflict, Decision, DropReason, Verdict};
 use support::*;
 
 const NOW: Now = Now(0);

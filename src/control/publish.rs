@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::dataplane::process::Conflict;
 use crate::dataplane::tables::{InterfaceId, Tables};
+use crate::dataplane::verdict::Conflict;
 use crate::dataplane::worker::{Mailbox, Order};
 
 /// Control's hand on all workers.

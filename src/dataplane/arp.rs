@@ -1,9 +1,8 @@
 //! ARP (RFC 826) for the VIPs that this node announces, and the eye on others who claim them (RFC 5227 §2.4).
 
 use super::parse::{ARP_LENGTH, Arp, ETHERNET_LENGTH};
-use super::process::{Conflict, Decision, Effects};
 use super::tables::{InterfaceId, Tables};
-use super::verdict::{Answer, DropReason, Verdict};
+use super::verdict::{Answer, Conflict, Decision, DropReason, Effects, Verdict};
 
 const REQUEST: u16 = 1;
 const REPLY: [u8; 2] = [0, 2];

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::ids::{MemberId, VipId};
 use super::port::RingStatistics;
-use super::tables::{MemberId, VipId};
 use super::verdict::DropReason;
 
 /// A counter that one thread writes and any thread reads. Wraps after 2^64.

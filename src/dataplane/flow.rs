@@ -3,8 +3,8 @@
 //! It remembers nothing yet: every packet of a flow is hashed to the same slot of the same Maglev table, so a flow
 //! stays with its member for as long as the pool's usable members do not change.
 
+use super::ids::{MemberId, VipId};
 use super::parse::FlowKey;
-use super::tables::{MemberId, VipId};
 
 /// A moment, in nanoseconds of the monotonic clock; read once per burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

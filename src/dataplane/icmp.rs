@@ -1,8 +1,7 @@
 //! ICMP to a VIP: echo is answered here; an error about a flow follows that flow to its member.
 
-use super::flow::Now;
-use super::parse::{ETHERNET_LENGTH, Icmp, embedded_flow};
-use super::process::{Decision, Packet, State, to_member};
+use super::parse::{ETHERNET_LENGTH, FlowKey, Icmp, embedded_flow};
+use super::tables::Tables;
 use super::verdict::{Answer, DropReason, Verdict};
 
 // Types (RFC 792).
@@ -14,22 +13,30 @@ const PARAMETER_PROBLEM: u8 = 12;
 /// The TTL of packets that start here (RFC 1700's recommended default).
 const TTL: u8 = 64;
 
-/// What to do with an ICMP message.
-pub(super) fn decide(state: &State<'_>, packet: &Packet<'_>, icmp: &Icmp, now: Now) -> Decision {
-    if state.tables.vip_address(icmp.destination).is_none() {
-        return Decision::plain(Verdict::Drop(DropReason::NoVip));
+/// Whom an ICMP message concerns.
+pub(super) enum Concern {
+    /// It is an error about this flow, and goes the flow's way.
+    Flow(FlowKey),
+    /// It is about no flow, and this becomes of it.
+    Nobody(Verdict),
+}
+
+/// Reads an ICMP message.
+pub(super) fn concern(tables: &Tables, frame: &[u8], icmp: &Icmp) -> Concern {
+    if tables.vip_address(icmp.destination).is_none() {
+        return Concern::Nobody(Verdict::Drop(DropReason::NoVip));
     }
     match (icmp.kind, icmp.code) {
-        (ECHO, 0) => Decision::plain(Verdict::Answer(Answer::EchoReply)),
+        (ECHO, 0) => Concern::Nobody(Verdict::Answer(Answer::EchoReply)),
         (DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM, _) => {
-            let message = &packet.frame[icmp.offset..icmp.offset + icmp.length];
+            let message = &frame[icmp.offset..icmp.offset + icmp.length];
             // The error goes to whom the embedded packet came from; anything else is somebody's invention.
             match embedded_flow(message).filter(|flow| flow.destination == icmp.destination) {
-                Some(flow) => to_member(state, &flow, icmp.packet_length, now),
-                None => Decision::plain(Verdict::Drop(DropReason::IcmpUnrelated)),
+                Some(flow) => Concern::Flow(flow),
+                None => Concern::Nobody(Verdict::Drop(DropReason::IcmpUnrelated)),
             }
         }
-        _ => Decision::plain(Verdict::Drop(DropReason::IcmpUnhandled)),
+        _ => Concern::Nobody(Verdict::Drop(DropReason::IcmpUnhandled)),
     }
 }
 

@@ -18,6 +18,7 @@ pub mod arp;
 pub mod counters;
 pub mod flow;
 mod icmp;
+mod ids;
 pub mod parse;
 pub mod port;
 pub mod process;

@@ -7,8 +7,8 @@
 use super::counters::Counters;
 use super::flow::{FlowTable, Now};
 use super::parse::{FlowKey, Parsed, parse};
-use super::tables::{InterfaceId, Member, MemberId, Tables, VipId};
-use super::verdict::{Answer, DropReason, Verdict};
+use super::tables::{InterfaceId, Member, MemberId, Tables};
+use super::verdict::{Answer, Decision, DropReason, Effects, Verdict};
 use super::{arp, icmp, rewrite, select};
 
 /// What a decision is made from.
@@ -29,39 +29,6 @@ pub struct Packet<'a> {
     pub ingress: InterfaceId,
 }
 
-/// What is to become of a packet, and what is to be remembered of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision {
-    /// Where its walk ends.
-    pub verdict: Verdict,
-    /// What follows from it besides.
-    pub effects: Effects,
-}
-
-/// What a packet leaves behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Effects {
-    /// The VIP that the packet is counted for.
-    pub vip: Option<VipId>,
-    /// Another host's claim to a VIP's address.
-    pub conflict: Option<Conflict>,
-}
-
-/// Another host claims a VIP's address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conflict {
-    /// The VIP's address.
-    pub address: u32,
-    /// The MAC of who claims it.
-    pub mac: [u8; 6],
-}
-
-impl Decision {
-    pub(super) fn plain(verdict: Verdict) -> Self {
-        Self { verdict, effects: Effects::default() }
-    }
-}
-
 /// Decides about one packet; changes nothing.
 #[inline]
 pub fn decide(state: &State<'_>, packet: &Packet<'_>, now: Now) -> Decision {
@@ -70,13 +37,16 @@ pub fn decide(state: &State<'_>, packet: &Packet<'_>, now: Now) -> Decision {
         Err(reason) => Decision::plain(Verdict::Drop(reason)),
         Ok(_) if !is_for_us(state.tables, packet) => Decision::plain(Verdict::Drop(DropReason::OtherHost)),
         Ok(Parsed::Flow { key, length }) => to_member(state, &key, length, now),
-        Ok(Parsed::Icmp(icmp)) => icmp::decide(state, packet, &icmp, now),
+        Ok(Parsed::Icmp(icmp)) => match icmp::concern(state.tables, packet.frame, &icmp) {
+            icmp::Concern::Flow(key) => to_member(state, &key, icmp.packet_length, now),
+            icmp::Concern::Nobody(verdict) => Decision::plain(verdict),
+        },
     }
 }
 
 /// From the flow to its member: which VIP, seen before, which member, does it fit?
 #[inline]
-pub(super) fn to_member(state: &State<'_>, key: &FlowKey, length: u16, now: Now) -> Decision {
+fn to_member(state: &State<'_>, key: &FlowKey, length: u16, now: Now) -> Decision {
     let tables = state.tables;
     let Some(vip_id) = tables.services.lookup(key) else {
         let known = tables.vip_address(key.destination).is_some();
@@ -84,7 +54,7 @@ pub(super) fn to_member(state: &State<'_>, key: &FlowKey, length: u16, now: Now)
     };
     let chosen = state.flows.find(vip_id, key, now).or_else(|| {
         let vip = tables.vips.get(usize::from(vip_id.0))?;
-        select::select(tables.seed, vip, key)
+        select::select(tables.seed, &vip.slots, key)
     });
     let verdict = match chosen.and_then(|id| Some((id, reachable(tables, id)?))) {
         None => Verdict::Drop(DropReason::NoMember),

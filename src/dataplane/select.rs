@@ -6,8 +6,8 @@
 use siphasher::sip128::{Hasher128, SipHasher24};
 use std::hash::Hasher;
 
+use super::ids::MemberId;
 use super::parse::FlowKey;
-use super::tables::{MemberId, Vip};
 
 /// What makes the selection hash this installation's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,10 +23,10 @@ impl Seed {
     }
 }
 
-/// The member of the slot that this flow hashes to; `None` if the VIP's pool has no usable member.
+/// The member of the slot that this flow hashes to; `None` if there are no slots: the pool has no usable member.
 #[inline]
-pub fn select(seed: Seed, vip: &Vip, key: &FlowKey) -> Option<MemberId> {
-    vip.slots.get(slot(hash(seed, key), vip.slots.len())).copied()
+pub fn select(seed: Seed, slots: &[MemberId], key: &FlowKey) -> Option<MemberId> {
+    slots.get(slot(hash(seed, key), slots.len())).copied()
 }
 
 /// Maps a hash evenly onto `0..slots` without a division (Lemire, "Fast random integer generation in an interval",

@@ -1,7 +1,7 @@
 //! Destination → VIP: an exact port beats "any".
 
+use super::ids::VipId;
 use super::parse::FlowKey;
-use super::tables::VipId;
 
 /// A destination that a VIP serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,20 +3,9 @@
 //! Control compiles a new one at every change and publishes it whole; nobody ever writes to one that a worker can
 //! see. All integers are in host byte order unless a field says otherwise.
 
+pub use super::ids::{InterfaceId, MemberId, VipId};
 use super::select::Seed;
 use super::service::ServiceTable;
-
-/// Names a member. The same number means the same member in every published snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MemberId(pub u32);
-
-/// Names a VIP. The same number means the same VIP in every published snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct VipId(pub u16);
-
-/// Names a listed interface: its place in the configuration's list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct InterfaceId(pub u8);
 
 /// Everything that decides about packets, as of one moment.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 //! The name of a [`DropReason`] is at the same time the label of its counter, the word in logs and status, and the
 //! row in `docs/drops.md`.
 
-use super::tables::MemberId;
+use super::ids::{MemberId, VipId};
 
 /// What becomes of one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,39 @@ pub enum Answer {
     ArpReply,
     /// An ICMP echo reply from a VIP (RFC 792).
     EchoReply,
+}
+
+/// What is to become of a packet, and what is to be remembered of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// Where its walk ends.
+    pub verdict: Verdict,
+    /// What follows from it besides.
+    pub effects: Effects,
+}
+
+/// What a packet leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Effects {
+    /// The VIP that the packet is counted for.
+    pub vip: Option<VipId>,
+    /// Another host's claim to a VIP's address.
+    pub conflict: Option<Conflict>,
+}
+
+/// Another host claims a VIP's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conflict {
+    /// The VIP's address.
+    pub address: u32,
+    /// The MAC of who claims it.
+    pub mac: [u8; 6],
+}
+
+impl Decision {
+    pub(super) fn plain(verdict: Verdict) -> Self {
+        Self { verdict, effects: Effects::default() }
+    }
 }
 
 macro_rules! drop_reasons {

@@ -12,9 +12,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::counters::Counters;
 use super::flow::{FlowTable, Now};
 use super::port::{Port, RingStatistics};
-use super::process::{Conflict, Packet, State, apply, carry_out, decide};
+use super::process::{Packet, State, apply, carry_out, decide};
 use super::tables::{InterfaceId, Tables};
-use super::verdict::DropReason;
+use super::verdict::{Conflict, DropReason};
 
 /// Packets that are processed between two looks at anything else. The kernel's own NAPI budget; twice as many add
 /// latency and no speed, half as many spread the fixed costs of a burst over too few packets.

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use crate::dataplane::arp::announcement;
-use crate::dataplane::process::Conflict;
+use crate::dataplane::verdict::Conflict;
 
 /// Announcements per address and occasion, one per [`INTERVAL`]: keepalived's `vrrp_garp_master_repeat`. One alone may
 /// be lost while a switch port is still learning.
