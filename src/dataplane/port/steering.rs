@@ -11,6 +11,7 @@ use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode as AyaMode, loaded_programs};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use nix::unistd::geteuid;
 use thiserror::Error;
 
 use crate::dataplane::service::Destination;
@@ -70,12 +71,15 @@ pub enum Steered {
 #[derive(Debug, Error)]
 pub enum SteeringError {
     /// The process may not load programs.
-    #[error("loading the XDP program: permission denied (needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW)")]
+    #[error(
+        "loading the XDP program: permission denied (needs root, or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, \
+         CAP_NET_RAW and CAP_IPC_LOCK)"
+    )]
     Permission,
     /// The kernel refused the program.
     #[error("loading the XDP program: {0}")]
     Load(Box<EbpfError>),
-    /// The kernel refused the program.
+    /// The kernel refused the program, and says why in several lines.
     #[error("loading the XDP program: {0}")]
     Program(Box<ProgramError>),
     /// The embedded program lacks a part: it was built from another version.
@@ -275,7 +279,9 @@ fn map_error(map: &'static str) -> impl Fn(MapError) -> SteeringError {
 /// "Permission denied" is worth more than the words around it.
 fn permission_or<E: std::error::Error + 'static>(other: impl Fn(E) -> SteeringError) -> impl Fn(E) -> SteeringError {
     move |error| match os_error(&error) {
-        Some(libc::EPERM | libc::EACCES) => SteeringError::Permission,
+        Some(libc::EPERM) => SteeringError::Permission,
+        // What the verifier says to those without CAP_PERFMON is about registers, and no help to them.
+        Some(libc::EACCES) if !geteuid().is_root() => SteeringError::Permission,
         _ => other(error),
     }
 }

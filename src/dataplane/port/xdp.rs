@@ -114,7 +114,7 @@ pub enum OpenError {
         mtu: u32,
     },
     /// The kernel would not give memory for the frames.
-    #[error("memory for {bytes} bytes of frames: {source}")]
+    #[error("memory for {bytes} bytes of frames: {source}{}", memory_advice(source))]
     Memory {
         /// How much was asked for.
         bytes: u64,
@@ -143,6 +143,17 @@ pub enum OpenError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+fn memory_advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        // The kernel pins frames, and counts them against RLIMIT_MEMLOCK unless the process has CAP_IPC_LOCK.
+        Some(libc::ENOBUFS | libc::ENOMEM) => {
+            " (is the limit on locked memory too low? raise it: ulimit -l unlimited, or give CAP_IPC_LOCK)"
+        }
+        Some(libc::EPERM) => " (needs root or CAP_NET_RAW)",
+        _ => "",
+    }
 }
 
 const fn largest_mtu() -> u32 {
