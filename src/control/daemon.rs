@@ -76,7 +76,9 @@ pub fn run(model: Model, ready: impl FnOnce()) -> Result<(), DaemonError> {
             _ = terminate.recv() => { info!("stopping: SIGTERM"); Ok(()) }
             _ = interrupt.recv() => { info!("stopping: SIGINT"); Ok(()) }
         };
-        info!("stopped");
+        if result.is_ok() {
+            info!("stopped");
+        }
         result
     })
 }
@@ -314,7 +316,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let steering = self.plane.as_ref().and_then(|plane| plane.steering_counters().ok());
         self.plane = None;
-        if self.generation > 0 {
+        if !self.shared.counters.is_empty() {
             self.say_statistics(steering);
         }
     }
