@@ -11,8 +11,8 @@
 //! ```
 //!
 //! [`process`] names these stages in this order on one screen; [`worker`] is the loop around it. ARP and ICMP leave
-//! the walk after `parse` for rooms of their own. Nothing here knows of [`crate::control`], and nothing but [`port`]
-//! and [`memory`] is `unsafe`.
+//! the walk after `parse` for rooms of their own. Nothing here knows of [`crate::control`], and nothing but [`port`] is
+//! `unsafe`.
 
 pub mod arp;
 pub mod counters;

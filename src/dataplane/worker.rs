@@ -73,7 +73,7 @@ impl Mailbox {
     }
 
     /// Control's side: leaves an order and wakes the worker. The order comes back if the worker has not taken the
-    /// last [`ORDERS`] of them.
+    /// last `ORDERS` of them.
     pub fn order(&self, order: Order) -> Result<(), Order> {
         self.collect_retired();
         let result = self.orders.push(order);

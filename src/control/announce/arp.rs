@@ -40,7 +40,7 @@ impl Announcer {
         self.pending = once.into_iter().map(|address| (address, REPEAT)).collect();
     }
 
-    /// Sends what is due, at most [`PER_INTERVAL`] of them; call once per [`INTERVAL`]. What `send` does not take is
+    /// Sends what is due, at most `PER_INTERVAL` of them; call once per [`INTERVAL`]. What `send` does not take is
     /// sent the next time.
     pub fn announce(&mut self, mac: [u8; 6], mut send: impl FnMut(&[u8]) -> bool) {
         for _ in 0..self.pending.len().min(PER_INTERVAL) {
