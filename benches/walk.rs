@@ -40,7 +40,7 @@ fn processing(criterion: &mut Criterion) {
             ports: vec![MemoryPort::new(256)],
             frames: frames(512, 2048),
             mailbox: Arc::clone(&mailbox),
-            counters: Arc::new(Counters::new(4, 100)),
+            counters: Arc::new(Counters::new(5, 200)),
             flows: Arc::new(FlowTable::default()),
             idle: Idle::Spin,
         });

@@ -104,7 +104,8 @@ fn json_has_stable_keys() {
         "valid": true,
         "errors": [],
         "node": { "name": null, "state_dir": "/var/lib/pointsman", "hash_seed": "" },
-        "dataplane": { "cores": null, "xdp_mode": "auto", "zero_copy": "auto", "busy_poll": false },
+        "dataplane": { "cores": null, "xdp_mode": "auto", "zero_copy": "auto", "busy_poll": false,
+            "tunnel_source": null },
         "interfaces": [{ "name": "eth0" }],
         "vips": [{
             "name": "web", "address": "203.0.113.2", "protocol": "tcp", "port": 80, "pool": "web",

@@ -23,7 +23,7 @@ struct Bench {
 
 fn bench() -> Bench {
     let mailbox = Arc::new(Mailbox::new().expect("an eventfd"));
-    let counters = Arc::new(Counters::new(4, 3));
+    let counters = Arc::new(Counters::new(5, 6));
     let worker = Worker::new(Parts {
         ports: vec![MemoryPort::new(RING)],
         frames: frames(FRAMES, 2048),

@@ -96,7 +96,7 @@ fn who_gets_what() {
         // steering knows.
         let decision = decide(
             &State { tables: &tables, flows: &flows },
-            &Packet { frame: &frame, ingress: InterfaceId(0) },
+            &Packet { frame: &frame, ingress: InterfaceId(0), headroom: 256 },
             Now(0),
         );
         if !matches!(decision.verdict, Verdict::Drop(_)) {

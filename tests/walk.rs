@@ -4,21 +4,27 @@ mod support;
 
 use std::net::Ipv4Addr;
 
+use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowTable, Now};
+use pointsman::dataplane::port::Port;
+use pointsman::dataplane::port::memory::{MemoryPort, frames};
 use pointsman::dataplane::process::{Packet, State, carry_out, decide};
-use pointsman::dataplane::tables::{InterfaceId, MemberId, Tables, VipId};
+use pointsman::dataplane::tables::{Interface, InterfaceId, MemberId, Tables, VipId, Way};
 use pointsman::dataplane::verdict::{Answer, Conflict, Decision, DropReason, Verdict};
 use support::*;
 
 const NOW: Now = Now(0);
 const INGRESS: InterfaceId = InterfaceId(0);
 
-fn walk(tables: &Tables, frame: &[u8]) -> (Decision, Option<Vec<u8>>) {
+fn walk(tables: &Tables, bytes: &[u8]) -> (Decision, Option<Vec<u8>>) {
     let flows = FlowTable::default();
-    let decision = decide(&State { tables, flows: &flows }, &Packet { frame, ingress: INGRESS }, NOW);
-    let mut output = frame.to_vec();
-    let egress = carry_out(decision.verdict, &mut output, tables, INGRESS);
-    (decision, egress.map(|_| output))
+    let port = MemoryPort::new(1);
+    let mut frame = frames(1, 2048).remove(0);
+    assert!(port.write(&mut frame, bytes));
+    let packet = Packet { frame: port.bytes(&frame), ingress: INGRESS, headroom: port.headroom(&frame) };
+    let decision = decide(&State { tables, flows: &flows }, &packet, NOW);
+    let egress = carry_out(&decision, &port, &mut frame, tables, INGRESS);
+    (decision, egress.map(|_| port.bytes(&frame).to_vec()))
 }
 
 fn assert_drop(description: &str, frame: &[u8], reason: DropReason) {
@@ -179,14 +185,17 @@ fn a_packet_above_the_mtu_is_oversize_and_counted_for_its_vip() {
     assert_eq!(decision.effects.vip, Some(VipId(0)));
     assert_eq!(output, None);
     // The MTU limits the IPv4 packet, not the frame: padding does not count.
-    let padded = Frame { padding: 200, ..Frame::tcp(40_000, 80, 1460) };
-    assert_eq!(walk(&tables(1, 1500), &padded.bytes()).0.verdict, Verdict::Transmit(MemberId(0)));
+    // It is left behind, though: with it the frame would be too long for the egress interface.
+    let full = Frame::tcp(40_000, 80, 1460);
+    let (decision, output) = walk(&tables(1, 1500), &Frame { padding: 200, ..full.clone() }.bytes());
+    assert_eq!(decision.verdict, Verdict::Transmit(MemberId(0)));
+    assert_eq!(output.expect("forwarded")[12..], full.bytes()[12..]);
 }
 
 #[test]
 fn a_member_without_a_mac_takes_nothing() {
     let mut tables = tables(1, 1500);
-    tables.members[0].macs = None;
+    tables.members[0].way = Way::None;
     let (decision, _) = walk(&tables, &Frame::tcp(40_000, 80, 0).bytes());
     assert_eq!(decision.verdict, Verdict::Drop(DropReason::NoMember));
 }
@@ -273,4 +282,110 @@ fn another_hosts_claim_to_a_vip_is_a_conflict() {
         assert_eq!(decision.effects.conflict, claim);
         assert_eq!(output, None);
     }
+}
+
+/// A packet to the VIP whose members are reached in tunnels.
+fn to_tunnel(frame: Frame) -> Frame {
+    Frame { destination: TUNNEL_VIP, ..frame }
+}
+
+#[test]
+fn what_is_sent_into_a_tunnel_keeps_every_byte_behind_an_outer_header() {
+    let with_options = Frame { header_words: 7, options: vec![1; 8], ..Frame::tcp(40_000, 80, 10) };
+    let rows = [
+        ("TCP", Frame::tcp(40_000, 80, 100)),
+        ("without data, padded to the shortest frame", Frame { padding: 6, ..Frame::tcp(40_000, 80, 0) }),
+        ("IPv4 options", with_options),
+        ("TTL 1: a VIP's balancer is no router (RFC 2003 §3.1)", Frame { ttl: 1, ..Frame::tcp(40_000, 80, 1) }),
+        ("a packet that just fits", Frame::tcp(40_000, 80, 1440)),
+        (
+            "don't-fragment clear: the outer header has it set all the same",
+            Frame { fragment: 0, ..Frame::tcp(1, 80, 1) },
+        ),
+        ("DSCP EF", Frame { tos: 46 << 2, ..Frame::tcp(40_000, 80, 1) }),
+        ("ECT(1)", Frame { tos: 0b01, ..Frame::tcp(40_000, 80, 1) }),
+        ("ECT(0)", Frame { tos: 0b10, ..Frame::tcp(40_000, 80, 1) }),
+        ("CE is copied, not cleared (RFC 6040 §4.1)", Frame { tos: 0b11, ..Frame::tcp(40_000, 80, 1) }),
+    ];
+    for (description, frame) in rows {
+        let before = to_tunnel(frame);
+        let (decision, output) = walk(&tables(1, 1500), &before.bytes());
+        assert_eq!(decision.verdict, Verdict::Transmit(MemberId(1)), "{description}");
+        // Written field by field, and summed, by the tests' own packet builder.
+        let mut inner = before.packet();
+        inner.extend(std::iter::repeat_n(0xee, before.padding));
+        let outer = Frame {
+            destination_mac: member_mac(0),
+            source_mac: LB_MAC,
+            tos: before.tos,
+            total_length: Some(20 + before.packet().len() as u16),
+            identification: 0,
+            fragment: 0x4000,
+            ttl: 64,
+            source: TUNNEL_SOURCE,
+            destination: tunnel_end(0),
+            ..Frame::ipv4(4, inner)
+        };
+        assert_eq!(output, Some(outer.bytes()), "{description}");
+    }
+}
+
+#[test]
+fn what_may_not_be_sent_into_a_tunnel() {
+    let from = |source| Frame { source, ..Frame::tcp(40_000, 80, 0) };
+    let rows = [
+        ("one byte more than fits", Frame::tcp(40_000, 80, 1441), DropReason::TunnelOversize),
+        ("TTL 0", Frame { ttl: 0, ..Frame::tcp(40_000, 80, 0) }, DropReason::TunnelTtlZero),
+        ("from the tunnel's far end", from(tunnel_end(0)), DropReason::TunnelLoop),
+        ("from the tunnel's near end", from(TUNNEL_SOURCE), DropReason::TunnelLoop),
+    ];
+    for (description, frame, reason) in rows {
+        let (decision, output) = walk(&tables(1, 1500), &to_tunnel(frame).bytes());
+        assert_eq!(decision.verdict, Verdict::Drop(reason), "{description}");
+        assert_eq!(decision.effects.vip, Some(VipId(4)), "{description}");
+        assert_eq!(output, None, "{description}");
+    }
+    let frame = to_tunnel(Frame::tcp(40_000, 80, 0)).bytes();
+    let (tables, flows) = (tables(1, 1500), FlowTable::default());
+    let packet = Packet { frame: &frame, ingress: INGRESS, headroom: 19 };
+    let decision = decide(&State { tables: &tables, flows: &flows }, &packet, NOW);
+    assert_eq!(decision.verdict, Verdict::Drop(DropReason::NoHeadroom));
+}
+
+#[test]
+fn a_flow_and_the_errors_about_it_share_an_outer_source() {
+    let mut tables = tables(3, 1500);
+    let source = Source { address: Ipv4Addr::new(198, 51, 100, 240).into(), varying: 0xf };
+    for member in 0..3 {
+        let Way::Ipip(_, template) = &mut tables.members[3 + member].way else { panic!("a tunnel") };
+        *template = Template::new(source, tunnel_end(member as u8).into());
+    }
+    let outer_source = |frame: &Frame| walk(&tables, &frame.bytes()).1.expect("forwarded")[26..30].to_vec();
+    let mut seen = std::collections::BTreeSet::new();
+    for port in 1024..1124 {
+        let source = outer_source(&to_tunnel(Frame::tcp(port, 80, 0)));
+        assert_eq!(source, outer_source(&to_tunnel(Frame::tcp(port, 80, 700))));
+        let reply = Frame { source: TUNNEL_VIP, destination: CLIENT, ..Frame::tcp(80, port, 1400) }.packet();
+        assert_eq!(source, outer_source(&to_tunnel(Frame::icmp_error(3, 4, &reply[..28]))));
+        seen.insert(source);
+    }
+    assert_eq!(seen.len(), 16, "a hundred flows use the whole block");
+}
+
+#[test]
+fn arp_is_answered_and_claims_are_heard_where_a_vip_is_announced() {
+    let mut tables = tables(1, 1500);
+    let second = InterfaceId(1);
+    let second_mac = [0x02, 0, 0, 0, 0, 0x20];
+    tables.interfaces = [tables.interfaces[0], Interface { mac: second_mac }].into();
+    let flows = FlowTable::default();
+    let at = |ingress, frame: &[u8]| {
+        decide(&State { tables: &tables, flows: &flows }, &Packet { frame, ingress, headroom: 256 }, NOW).verdict
+    };
+    let request = ArpFrame::request(CLIENT, VIP).bytes();
+    assert_eq!(at(INGRESS, &request), Verdict::Answer(Answer::ArpReply));
+    assert_eq!(at(second, &request), Verdict::Drop(DropReason::ArpNotOurs), "not announced there");
+    // Our second interface is on the same wire.
+    let own = ArpFrame { sender_mac: second_mac, ..ArpFrame::request(VIP, VIP) }.bytes();
+    assert_eq!(at(INGRESS, &own), Verdict::Drop(DropReason::ArpNotOurs), "our own announcement");
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::control::model::{ConfigError, Member, Model, Pool, Vip, VipPort};
+use crate::control::model::{ConfigError, Forward, Member, Model, Pool, Vip, VipPort};
 
 /// What `check` is asked.
 #[derive(clap::Args)]
@@ -77,6 +77,12 @@ fn summary(model: &Model) -> String {
     let _ = writeln!(text, "interface  {}", interfaces.join(", "));
     let _ = writeln!(text, "xdp        mode {}, zero-copy {}, {idle}", dataplane.xdp_mode, dataplane.zero_copy);
     let _ = writeln!(text, "cores      {cores}");
+    if model.pools.iter().any(|pool| pool.forward == Forward::Ipip) {
+        let source = dataplane
+            .tunnel_source
+            .map_or_else(|| "the address that the route to each member has".to_owned(), |source| source.to_string());
+        let _ = writeln!(text, "tunnels    from {source}");
+    }
     let _ = writeln!(text);
 
     let width = model.vips.iter().map(|vip| vip.name.len()).max().unwrap_or(0);
@@ -182,6 +188,7 @@ struct DataplaneReport<'m> {
     xdp_mode: String,
     zero_copy: String,
     busy_poll: bool,
+    tunnel_source: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -248,6 +255,7 @@ impl<'m> Report<'m> {
                 xdp_mode: model.dataplane.xdp_mode.to_string(),
                 zero_copy: model.dataplane.zero_copy.to_string(),
                 busy_poll: model.dataplane.busy_poll,
+                tunnel_source: model.dataplane.tunnel_source.map(|source| source.to_string()),
             },
             interfaces: model.interfaces.iter().map(|interface| InterfaceReport { name: &interface.name }).collect(),
             vips: model.vips.iter().map(|vip| VipReport::new(vip, &model.pools[vip.pool])).collect(),

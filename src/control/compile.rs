@@ -1,19 +1,20 @@
 //! Model + network → immutable tables, and what the steering program and the status need to know. Pure: the same
 //! input gives the same output, and nothing is touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use super::announce::arp::Announcement;
 use super::maglev::{Candidate, Layout};
-use super::model::{Announce, Member, Model, Pool, Protocol, VipPort};
+use super::model::{Announce, Forward, Member, Model, Pool, Protocol, VipPort};
 use super::neighbor::{Network, NextHop, Unresolved};
-use crate::dataplane::port::steering::AddressFlags;
+use crate::dataplane::encap::{OUTER_LENGTH, Source, Template};
 use crate::dataplane::select::Seed;
 use crate::dataplane::service::{Destination, ServiceTable};
 use crate::dataplane::tables::{
-    Interface, InterfaceId, Member as TableMember, MemberId, Tables, Vip, VipAddress, VipId,
+    Interface, InterfaceId, Member as TableMember, MemberId, Tables, Vip, VipAddress, VipId, Way,
 };
 
 /// A model and what can be computed from it alone, once: ids and Maglev layouts.
@@ -39,8 +40,8 @@ pub struct Compiled {
     pub tables: Tables,
     /// For the steering program: the destinations that are served.
     pub services: Vec<Destination>,
-    /// For the steering program: the VIPs' addresses.
-    pub addresses: Vec<(u32, AddressFlags)>,
+    /// For the steering programs: those of the VIPs' addresses that are the host's own, too.
+    pub host_addresses: BTreeSet<u32>,
     /// One per [`MemberId`].
     pub members: Vec<MemberStatus>,
     /// What is wrong with the configuration on this host.
@@ -76,6 +77,8 @@ pub enum NotReachable {
     Unresolved(Unresolved),
     /// The kernel would send through a gateway, and direct routing needs the member's own MAC.
     BehindGateway(Ipv4Addr),
+    /// The host has no address of its own that a tunnel to the member could come from.
+    NoTunnelSource,
 }
 
 impl fmt::Display for NotReachable {
@@ -85,6 +88,9 @@ impl fmt::Display for NotReachable {
             Self::BehindGateway(gateway) => {
                 write!(formatter, "behind gateway {gateway}; forward = \"dr\" needs the member on-link")
             }
+            Self::NoTunnelSource => formatter.write_str(
+                "this host has no address to send a tunnel's packets from; give it one, or set dataplane.tunnel_source",
+            ),
         }
     }
 }
@@ -122,14 +128,15 @@ impl Plan {
         self.model.pools.iter().map(|pool| pool.members.len()).sum()
     }
 
-    /// Compiles the tables for the network as it is now.
-    pub fn compile(&mut self, network: &Network, generation: u64) -> Compiled {
+    /// Compiles the tables for the network as it is now. `interfaces` are those of the listed ones that are served, in
+    /// the order of [`InterfaceId`].
+    pub fn compile(&mut self, network: &Network, interfaces: &[String], generation: u64) -> Compiled {
         let (members, statuses): (Vec<_>, Vec<_>) = self
             .model
             .pools
             .iter()
             .flat_map(|pool| pool.members.iter().map(move |member| (pool, member)))
-            .map(|(pool, member)| self.compile_member(pool, member, network))
+            .map(|(pool, member)| self.compile_member(pool, member, network, interfaces))
             .unzip();
         let slots = self.lay(&statuses);
         // A disabled VIP keeps its id and its address; it is just not served, and so dropped as that.
@@ -142,7 +149,6 @@ impl Plan {
             .filter(|(vip, _)| vip.enabled && !cuts_off(vip, network))
             .map(|(vip, id)| (destination(vip), VipId(id)))
             .collect();
-        let addresses = self.addresses(network);
         let problems = self.problems(network);
         Compiled {
             tables: Tables {
@@ -150,15 +156,12 @@ impl Plan {
                 services: ServiceTable::new(&served),
                 vips,
                 members: members.into(),
-                interfaces: self.interfaces(network),
-                addresses: addresses
-                    .iter()
-                    .map(|&(address, flags)| VipAddress { address, announced: flags.announced })
-                    .collect(),
+                interfaces: compile_interfaces(network, interfaces),
+                addresses: self.addresses(network, interfaces),
                 seed: Seed::from_text(&self.model.node.hash_seed),
             },
             services: served.into_iter().map(|(destination, _)| destination).collect(),
-            addresses,
+            host_addresses: self.host_addresses(network),
             members: statuses,
             problems,
         }
@@ -181,57 +184,87 @@ impl Plan {
         slots
     }
 
-    fn compile_member(&self, pool: &Pool, member: &Member, network: &Network) -> (TableMember, MemberStatus) {
-        let way = self.way_to(member, network);
+    fn compile_member(
+        &self,
+        pool: &Pool,
+        member: &Member,
+        network: &Network,
+        interfaces: &[String],
+    ) -> (TableMember, MemberStatus) {
+        let way = self.way_to(pool.forward, member, network, interfaces);
         let state = match &way {
             _ if !member.enabled => MemberState::Disabled,
             _ if member.weight == 0 => MemberState::Drain,
             Ok(_) => MemberState::Up,
             Err(reason) => MemberState::Unresolved(reason.clone()),
         };
-        let entry = way.unwrap_or(TableMember { macs: None, egress: InterfaceId(0), mtu: 0 });
+        let entry = way.unwrap_or(TableMember { way: Way::None, egress: InterfaceId(0), largest: 0 });
         (entry, MemberStatus { name: format!("{}/{}", pool.name, member.name), state })
     }
 
     /// How frames get to a member.
-    fn way_to(&self, member: &Member, network: &Network) -> Result<TableMember, NotReachable> {
+    fn way_to(
+        &self,
+        forward: Forward,
+        member: &Member,
+        network: &Network,
+        interfaces: &[String],
+    ) -> Result<TableMember, NotReachable> {
         let hop = match network.next_hops.get(&member.address) {
             Some(Ok(hop)) => hop,
             Some(Err(reason)) => return Err(NotReachable::Unresolved(reason.clone())),
             None => return Err(NotReachable::Unresolved(Unresolved::Resolving)),
         };
-        if let Some(gateway) = hop.gateway {
-            return Err(NotReachable::BehindGateway(gateway));
-        }
-        self.by(hop, network)
-            .ok_or_else(|| NotReachable::Unresolved(Unresolved::NotListed { interface: hop.interface.clone() }))
-    }
-
-    /// The table entry for a next hop; `None` if its interface is not listed or not there.
-    fn by(&self, hop: &NextHop, network: &Network) -> Option<TableMember> {
-        let egress = self.model.interfaces.iter().position(|interface| interface.name == hop.interface)?;
-        let link = network.links.get(&hop.interface)?;
+        let not_listed = || NotReachable::Unresolved(Unresolved::NotListed { interface: hop.interface.clone() });
+        let egress = interfaces.iter().position(|name| *name == hop.interface).ok_or_else(not_listed)?;
+        let link = network.links.get(&hop.interface).ok_or_else(not_listed)?;
         let mut macs = [0; 12];
         macs[..6].copy_from_slice(&hop.mac);
         macs[6..].copy_from_slice(&link.mac);
         let mtu = hop.mtu.unwrap_or(u32::MAX).min(link.mtu);
-        Some(TableMember { macs: Some(macs), egress: InterfaceId(egress as u8), mtu })
+        let (way, overhead) = match (forward, hop.gateway) {
+            (Forward::Dr, Some(gateway)) => return Err(NotReachable::BehindGateway(gateway)),
+            (Forward::Dr, None) => (Way::Direct(macs), 0),
+            (Forward::Ipip, _) => {
+                let source = self.tunnel_source(hop).ok_or(NotReachable::NoTunnelSource)?;
+                (Way::Ipip(macs, Template::new(source, member.address.into())), OUTER_LENGTH as u32)
+            }
+        };
+        let largest = mtu.saturating_sub(overhead).min(u16::MAX.into()) as u16;
+        Ok(TableMember { way, egress: InterfaceId(egress as u8), largest })
     }
 
-    fn interfaces(&self, network: &Network) -> Box<[Interface]> {
-        let mac = |name: &str| network.links.get(name).map_or([0; 6], |link| link.mac);
-        self.model.interfaces.iter().map(|interface| Interface { mac: mac(&interface.name) }).collect()
-    }
-
-    /// Every address that a VIP has, sorted.
-    fn addresses(&self, network: &Network) -> Vec<(u32, AddressFlags)> {
-        let mut addresses: BTreeMap<u32, AddressFlags> = BTreeMap::new();
-        for vip in &self.model.vips {
-            let flags = addresses.entry(vip.address.into()).or_default();
-            flags.announced |= vip.enabled && vip.announce == Announce::Arp;
-            flags.host = network.addresses.contains(&vip.address);
+    /// The configured source, else the one that the kernel would take.
+    fn tunnel_source(&self, hop: &NextHop) -> Option<Source> {
+        match self.model.dataplane.tunnel_source {
+            Some(source) => Some(Source { address: source.address.into(), varying: source.varying() }),
+            None => (!hop.source.is_unspecified()).then(|| Source { address: hop.source.into(), varying: 0 }),
         }
-        addresses.into_iter().collect()
+    }
+
+    /// The addresses that this node announces by ARP, each with where.
+    pub fn announcements(&self, network: &Network, interfaces: &[String]) -> Vec<Announcement> {
+        let vips = self.model.vips.iter().filter(|vip| vip.enabled && vip.announce == Announce::Arp);
+        let each = vips.map(|vip| vip.address);
+        each.flat_map(|address| announcing(address, network, interfaces).map(move |id| (address, id))).collect()
+    }
+
+    /// Every address that a VIP has, sorted, and where it is announced.
+    fn addresses(&self, network: &Network, interfaces: &[String]) -> Box<[VipAddress]> {
+        let mut addresses: BTreeMap<Ipv4Addr, bool> = BTreeMap::new();
+        for vip in &self.model.vips {
+            *addresses.entry(vip.address).or_default() |= vip.enabled && vip.announce == Announce::Arp;
+        }
+        let entry = |(address, by_arp): (Ipv4Addr, bool)| VipAddress {
+            address: address.into(),
+            announced: announcing(address, network, interfaces).filter(|_| by_arp).collect(),
+        };
+        addresses.into_iter().map(entry).collect()
+    }
+
+    fn host_addresses(&self, network: &Network) -> BTreeSet<u32> {
+        let vips = self.model.vips.iter().map(|vip| vip.address);
+        vips.filter(|address| network.addresses.contains(address)).map(u32::from).collect()
     }
 
     fn problems(&self, network: &Network) -> Vec<String> {
@@ -245,6 +278,20 @@ impl Plan {
         });
         words.collect()
     }
+}
+
+fn compile_interfaces(network: &Network, interfaces: &[String]) -> Box<[Interface]> {
+    let mac = |name: &String| network.links.get(name).map_or([0; 6], |link| link.mac);
+    interfaces.iter().map(|name| Interface { mac: mac(name) }).collect()
+}
+
+/// The interfaces by which a VIP's address is announced: those in whose subnet it is, where its clients' routers ask
+/// for it. An address of no subnet may be asked for anywhere.
+fn announcing(address: Ipv4Addr, network: &Network, interfaces: &[String]) -> impl Iterator<Item = InterfaceId> {
+    let in_subnet =
+        move |name: &String| network.subnets.iter().any(|subnet| subnet.interface == *name && subnet.contains(address));
+    let nowhere = !interfaces.iter().any(in_subnet);
+    (0..).map(InterfaceId).zip(interfaces).filter(move |(_, name)| nowhere || in_subnet(name)).map(|(id, _)| id)
 }
 
 /// Whether serving this VIP would take all of the host's own traffic on its address.
@@ -267,7 +314,8 @@ fn candidates(pool: &Pool, first: u32) -> Vec<Candidate> {
         .zip(first..)
         .map(|(member, id)| Candidate {
             address: member.address,
-            // Under direct routing a member's port is its VIPs', written down or not: no part of its identity.
+            // Under direct routing and in tunnels a member's port is its VIPs', written down or not: no part of its
+            // identity.
             port: 0,
             weight: member.weight,
             id: MemberId(id),

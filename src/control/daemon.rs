@@ -12,9 +12,9 @@ use tracing::{error, info, warn};
 
 use super::announce::arp::{Announcer, INTERVAL};
 use super::compile::{Compiled, MemberState, MemberStatus, Plan};
-use super::model::{Announce, Model};
+use super::model::Model;
 use super::neighbor::{Network, WatchError, Watcher};
-use super::plane::{Plane, PlaneError, Shared};
+use super::plane::{Place, Plane, PlaneError, Shared};
 use super::publish::WorkerStuck;
 use super::statistics::Statistics;
 use crate::dataplane::flow::FlowTable;
@@ -87,7 +87,7 @@ struct Daemon {
     plan: Plan,
     watcher: Watcher,
     network: Arc<Network>,
-    /// `None` while its interface does not exist, or does not take us.
+    /// `None` while none of its interfaces exists, or they do not take us.
     plane: Option<Plane>,
     /// When to try again, while there is no plane.
     retry: Retry,
@@ -137,6 +137,7 @@ impl Daemon {
         if !compiled.problems.is_empty() {
             return Err(DaemonError::Config(compiled.problems.join("\npointsman: ")));
         }
+        daemon.all_interfaces_exist()?;
         daemon.bring_up(PATIENCE_AT_START)?;
         daemon.network = daemon.watcher.first_resolution(FIRST_RESOLUTION).await;
         daemon.serve()?;
@@ -166,8 +167,8 @@ impl Daemon {
         loop {
             tokio::select! {
                 network = self.watcher.changed() => {
-                    self.follow_link(network);
-                    self.follow_interface();
+                    self.follow_links(network);
+                    self.follow_interfaces();
                     self.serve()?;
                 }
                 _ = second.tick() => self.each_second()?,
@@ -176,63 +177,80 @@ impl Daemon {
         }
     }
 
-    fn interface(&self) -> &str {
-        self.plan.model.interfaces.first().map_or("", |interface| &interface.name)
+    /// At start a missing interface is a mistake; later it is a fate.
+    fn all_interfaces_exist(&self) -> Result<(), DaemonError> {
+        let missing = self.listed().find(|name| !self.network.links.contains_key(*name));
+        missing.map_or(Ok(()), |name| Err(DaemonError::NoInterface(name.to_owned())))
+    }
+
+    fn listed(&self) -> impl Iterator<Item = &str> {
+        self.plan.model.interfaces.iter().map(|interface| interface.name.as_str())
+    }
+
+    /// Those of the listed interfaces that exist now.
+    fn places(&self) -> Vec<Place<'_>> {
+        let link = |name| self.network.links.get(name).map(|link| Place { name, link });
+        self.listed().filter_map(link).collect()
     }
 
     fn bring_up(&mut self, patience: Duration) -> Result<(), DaemonError> {
-        let name = self.interface().to_owned();
-        let link = self.network.links.get(&name).ok_or_else(|| DaemonError::NoInterface(name.clone()))?;
-        self.plane = Some(Plane::bring_up(&self.plan.model, &name, link, patience, &mut self.shared)?);
-        self.announcer.came_up(announced(&self.plan.model));
+        let link = |name: &String| self.network.links.get(name);
+        let names = self.plan.model.interfaces.iter().map(|interface| &interface.name);
+        let places: Vec<_> = names.filter_map(|name| Some(Place { name, link: link(name)? })).collect();
+        self.plane = Some(Plane::bring_up(&self.plan.model, &places, patience, &mut self.shared)?);
+        self.announce_all();
         Ok(())
+    }
+
+    fn announce_all(&mut self) {
+        let interfaces = self.plane.as_ref().map_or(&[][..], Plane::interfaces);
+        self.announcer.came_up(self.plan.announcements(&self.network, interfaces));
     }
 
     /// A link that comes up may be on another switch port now, and a new MAC is unknown to everyone: the VIPs are
     /// announced anew.
-    fn follow_link(&mut self, network: Arc<Network>) {
-        let link = |network: &Network| network.links.get(self.interface()).cloned();
-        let (before, now) = (link(&self.network), link(&network));
-        self.network = network;
-        if before == now {
+    fn follow_links(&mut self, network: Arc<Network>) {
+        let before = std::mem::replace(&mut self.network, network);
+        if before.links == self.network.links {
             return;
         }
         self.retry.at = Instant::now();
-        if let Some(now) = now.filter(|now| now.up)
-            && before.is_none_or(|before| !before.up || before.mac != now.mac)
-        {
-            self.announcer.came_up(announced(&self.plan.model));
+        let came_up = self.network.links.iter().any(|(name, now)| {
+            now.up && before.links.get(name).is_none_or(|before| !before.up || before.mac != now.mac)
+        });
+        if came_up {
+            self.announce_all();
         }
     }
 
-    /// Survives an interface that goes away, one that comes back under whatever index, and one that is no longer what
-    /// the plane was built for. Says whether there is a new plane, which serves nothing yet.
-    fn follow_interface(&mut self) -> bool {
-        let name = self.interface().to_owned();
-        let link = self.network.links.get(&name);
-        if let Some(plane) = &self.plane {
-            let misfit = match link {
-                Some(link) => plane.misfit(&name, link),
-                None => Some("it is gone; nothing is served until it is back".into()),
-            };
-            let Some(misfit) = misfit else { return false };
-            warn!("{name}: {misfit}");
-            self.plane = None;
-            self.retry = Retry::default();
+    /// Survives an interface that goes away (the others are served on), one that comes back under whatever index, and
+    /// one that is no longer what the plane was built for. Says whether there is a new plane, which serves nothing yet.
+    fn follow_interfaces(&mut self) -> bool {
+        let places = self.places();
+        let names = places.iter().map(|place| place.name).collect::<Vec<_>>().join(", ");
+        let misfit = self.plane.as_ref().map(|plane| plane.misfit(&places));
+        match misfit {
+            Some(None) => return false,
+            Some(Some((name, misfit))) => {
+                warn!("{name}: {misfit}");
+                self.plane = None;
+                self.retry = Retry::default();
+            }
+            None => {}
         }
-        if link.is_none() || Instant::now() < self.retry.at {
+        if names.is_empty() || Instant::now() < self.retry.at {
             return false;
         }
         match self.bring_up(Duration::ZERO) {
             Ok(()) => {
-                info!("{name}: served again");
+                info!("{names}: served again");
                 self.retry = Retry::default();
                 true
             }
             Err(error) => {
                 let failure = error.to_string();
                 if failure != self.retry.failure {
-                    warn!("{name}: not served: {failure}; trying again, ever more rarely");
+                    warn!("{names}: not served: {failure}; trying again, ever more rarely");
                 }
                 let Retry { pause, .. } = self.retry;
                 self.retry = Retry { at: Instant::now() + pause, pause: (pause * 2).min(LONGEST_PAUSE), failure };
@@ -243,7 +261,15 @@ impl Daemon {
 
     fn compile(&mut self) -> Compiled {
         self.generation += 1;
-        self.plan.compile(&self.network, self.generation)
+        let listed: Vec<String>;
+        let interfaces = match &self.plane {
+            Some(plane) => plane.interfaces(),
+            None => {
+                listed = self.listed().map(str::to_owned).collect();
+                &listed
+            }
+        };
+        self.plan.compile(&self.network, interfaces, self.generation)
     }
 
     /// Has workers and steering do what configuration and network now come to, and says what changed.
@@ -265,7 +291,7 @@ impl Daemon {
     }
 
     fn each_second(&mut self) -> Result<(), DaemonError> {
-        if self.follow_interface() {
+        if self.follow_interfaces() {
             self.serve()?;
         }
         let Some(plane) = &self.plane else { return Ok(()) };
@@ -284,10 +310,9 @@ impl Daemon {
                 );
             }
         }
-        let name = self.plan.model.interfaces.first().map_or("", |interface| &interface.name);
-        if let Some(link) = self.network.links.get(name).filter(|link| link.up) {
-            self.announcer.announce(link.mac, |frame| plane.publisher().send(InterfaceId(0), frame));
-        }
+        let link = |InterfaceId(index)| self.network.links.get(plane.interfaces().get(usize::from(index))?);
+        let mac_of = |interface| link(interface).filter(|link| link.up).map(|link| link.mac);
+        self.announcer.announce(mac_of, |interface, frame| plane.publisher().send(interface, frame));
         Ok(())
     }
 
@@ -320,9 +345,4 @@ impl Drop for Daemon {
             self.say_statistics(steering);
         }
     }
-}
-
-/// The addresses that this node announces by ARP.
-fn announced(model: &Model) -> impl Iterator<Item = Ipv4Addr> + '_ {
-    model.vips.iter().filter(|vip| vip.enabled && vip.announce == Announce::Arp).map(|vip| vip.address)
 }

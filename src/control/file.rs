@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::reader::{Field, Table, read_text};
 use super::report::{Errors, Place};
-use super::value::{Core, InterfaceName, Name, Port, VipPort, Weight};
+use super::value::{Core, InterfaceName, Name, Port, TunnelSource, VipPort, Weight};
 use super::word::{Announce, Forward, Protocol, Scheduler, XdpMode, ZeroCopy};
 
 /// Reads all of `text`; what is wrong with it is in `errors`.
@@ -29,7 +29,7 @@ pub(super) struct File {
 impl File {
     fn read(table: &mut Table<'_, '_>) -> File {
         for (name, message) in [
-            ("interface", "is missing (allowed: one [[interface]])"),
+            ("interface", "is missing (allowed: at least one [[interface]])"),
             ("vip", "is missing (allowed: at least one [[vip]])"),
         ] {
             if table.has_no(name) {
@@ -70,6 +70,7 @@ pub(super) struct Dataplane {
     pub(super) xdp_mode: Option<XdpMode>,
     pub(super) zero_copy: Option<ZeroCopy>,
     pub(super) busy_poll: Option<bool>,
+    pub(super) tunnel_source: Option<Field<TunnelSource>>,
 }
 
 impl Dataplane {
@@ -80,6 +81,7 @@ impl Dataplane {
             xdp_mode: table.with_default("xdp_mode", XdpMode::Auto),
             zero_copy: table.with_default("zero_copy", ZeroCopy::Auto),
             busy_poll: table.with_default("busy_poll", false),
+            tunnel_source: table.optional("tunnel_source"),
         }
     }
 }

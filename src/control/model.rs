@@ -13,15 +13,16 @@ use super::file::{self, File};
 use super::reader::{Field, Wrong, nearest, quoted};
 use super::report::{Errors, Place, Scope};
 use super::value::{Name, Port};
+use crate::dataplane::tables::InterfaceSet;
 
 pub use super::report::ConfigError;
-pub use super::value::VipPort;
+pub use super::value::{TunnelSource, VipPort};
 pub use super::word::{Announce, Forward, Protocol, Scheduler, XdpMode, ZeroCopy};
 
 /// A configuration that holds together.
 ///
-/// At least one VIP, exactly one interface, every VIP's pool exists, every pool has a member; names, services
-/// (address, protocol, port) and a pool's members are unique; no member has a VIP's address.
+/// At least one VIP, at least one interface, every VIP's pool exists, every pool has a member; names, services
+/// (address, protocol, port) and a pool's members are unique; no member and no tunnel's source has a VIP's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
     /// `[node]`
@@ -59,6 +60,8 @@ pub struct Dataplane {
     pub zero_copy: ZeroCopy,
     /// Workers never sleep and poll the driver themselves (`SO_PREFER_BUSY_POLL`).
     pub busy_poll: bool,
+    /// Where tunnels come from; the address that the kernel would send from where `None`.
+    pub tunnel_source: Option<TunnelSource>,
 }
 
 /// An interface that VIP traffic comes in by and leaves by.
@@ -107,7 +110,7 @@ pub struct Member {
     pub name: String,
     /// Unicast, and no VIP's.
     pub address: Ipv4Addr,
-    /// The VIP's port where `None`; under `dr`, if set, the port of every VIP that uses the pool.
+    /// The VIP's port where `None`; under `dr` and `ipip`, if set, the port of every VIP that uses the pool.
     pub port: Option<u16>,
     /// Its share is weight ÷ the sum of weights; 0 gets nothing new.
     pub weight: u16,
@@ -206,6 +209,7 @@ fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
             users[pool].push(vip);
         }
     }
+    check_tunnel_source(&file.dataplane, &file.vips, errors);
     for (pool, users) in file.pools.iter().zip(&users) {
         check_members(pool, users, errors);
         check_member_addresses(pool, &vip_addresses, errors);
@@ -223,9 +227,23 @@ fn check_interfaces(interfaces: &[file::Interface], errors: &Errors<'_>) {
         Some((quoted(&name.value.0), &name.place))
     });
     unique(errors, listed, |name| format!("{name} is already listed"));
-    for interface in interfaces.iter().skip(1) {
-        errors.report(&interface.place, "a second interface is not built yet (allowed: one [[interface]])");
+    if let Some(interface) = interfaces.get(InterfaceSet::MOST) {
+        let found = interfaces.len();
+        errors.report(&interface.place, format!("{found} interfaces are too many (allowed: {})", InterfaceSet::MOST));
     }
+}
+
+/// A VIP is many hosts; what the network says about a tunnel must come back to this one.
+fn check_tunnel_source(dataplane: &file::Dataplane, vips: &[file::Vip], errors: &Errors<'_>) {
+    let Some(source) = &dataplane.tunnel_source else { return };
+    let inside =
+        vips.iter().find(|vip| vip.address.as_ref().is_some_and(|address| source.value.contains(address.value)));
+    let Some(vip) = inside else { return };
+    let line = errors.line(vip.address.as_ref().map_or(&vip.place, |address| &address.place));
+    errors.report(
+        &source.place,
+        format!("holds the address of {} (also at line {line}; allowed: addresses of this node's own)", vip_title(vip)),
+    );
 }
 
 fn check_vips(vips: &[file::Vip], errors: &Errors<'_>) {
@@ -290,15 +308,21 @@ fn check_members(pool: &file::Pool, users: &[&file::Vip], errors: &Errors<'_>) {
         Some(port) => format!("{address} port {port} is already a member of this pool"),
         None => format!("{address} is already a member of this pool"),
     });
-    if pool.forward == Some(Forward::Dr) {
+    // Neither touches the packet: the member must listen on the VIP's port.
+    if let Some(forward @ (Forward::Dr | Forward::Ipip)) = pool.forward {
         for port in pool.members.iter().filter_map(|member| member.port.as_ref()) {
-            check_dr_port(port, users, common, errors);
+            check_kept_port(port, forward, users, common, errors);
         }
     }
 }
 
-/// Direct routing leaves the destination port as it is: the member must listen on the VIP's.
-fn check_dr_port(port: &Field<Port>, users: &[&file::Vip], common: Option<u16>, errors: &Errors<'_>) {
+fn check_kept_port(
+    port: &Field<Port>,
+    forward: Forward,
+    users: &[&file::Vip],
+    common: Option<u16>,
+    errors: &Errors<'_>,
+) {
     let differing = users.iter().find_map(|vip| {
         let vip_port = vip.port.as_ref()?;
         (vip_port.value != VipPort::Exact(port.value.0)).then_some((vip, vip_port))
@@ -312,7 +336,7 @@ fn check_dr_port(port: &Field<Port>, users: &[&file::Vip], common: Option<u16>, 
     errors.report(
         &port.place,
         format!(
-            "{} differs from {}, which takes {takes} (also at line {}; allowed under \"dr\": {allowed})",
+            "{} differs from {}, which takes {takes} (also at line {}; allowed under \"{forward}\": {allowed})",
             port.value.0,
             vip_title(vip),
             errors.line(&vip_port.place),
@@ -373,6 +397,7 @@ fn model(file: File, pools: &PoolIndex) -> Option<Model> {
             xdp_mode: file.dataplane.xdp_mode?,
             zero_copy: file.dataplane.zero_copy?,
             busy_poll: file.dataplane.busy_poll?,
+            tunnel_source: file.dataplane.tunnel_source.map(|source| source.value),
         },
         interfaces: file
             .interfaces

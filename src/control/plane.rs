@@ -10,14 +10,20 @@ use thiserror::Error;
 use tracing::{debug, info, warn};
 
 use super::compile::Compiled;
+use super::memory::{self, TooLittleMemory};
 use super::model::{Model, XdpMode as WantedXdpMode, ZeroCopy};
 use super::neighbor::{Link, xdp_programs};
 use super::publish::{Publisher, WorkerStuck};
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::nic;
-use crate::dataplane::port::steering::{AttachError, Steering, SteeringCounters, SteeringError, XdpMode, program_name};
-use crate::dataplane::port::xdp::{OpenError, OpenOptions, Opened, WantedCopyMode, XdpPort};
+use crate::dataplane::port::steering::{
+    AddressFlags, AttachError, Steering, SteeringCounters, SteeringError, XdpMode, program_name,
+};
+use crate::dataplane::port::xdp::{
+    OpenError, OpenOptions, Opened, WantedCopyMode, XdpPort, largest_mtu, memory_needed,
+};
+use crate::dataplane::tables::InterfaceId;
 use crate::dataplane::worker::{Idle, Mailbox, Parts, Worker};
 
 /// Why the data plane does not come up.
@@ -49,6 +55,42 @@ pub enum PlaneError {
     /// A socket does not open.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A worker has the same queue of every interface.
+    #[error(
+        "{fewer} has {least} queues and {more} has {most}; a worker has one queue of each interface, so they need the \
+             same number (set it with: ethtool -L {more} combined {least})"
+    )]
+    UnequalQueues {
+        /// The interface with the fewest.
+        fewer: String,
+        /// How many it has.
+        least: u32,
+        /// One with more.
+        more: String,
+        /// How many it has.
+        most: u32,
+    },
+    /// An interface's MTU does not fit into a chunk.
+    #[error(
+        "{interface}: MTU {mtu} is more than {largest} (set it with: ip link set {interface} mtu {largest})",
+        largest = largest_mtu()
+    )]
+    Mtu {
+        /// The interface's name.
+        interface: String,
+        /// Its MTU.
+        mtu: u32,
+    },
+    /// The frames would not fit.
+    #[error("{source} ({workers} workers on {interfaces} interfaces; fewer queues need less: ethtool -L)")]
+    Memory {
+        /// How many workers there would be: one per queue.
+        workers: u32,
+        /// How many interfaces each has a queue of.
+        interfaces: usize,
+        /// What is needed, and what there is.
+        source: TooLittleMemory,
+    },
     /// Fewer cores than queues.
     #[error(
         "dataplane.cores names {cores} cores, and {interface} has {queues} queues, each with a worker of its own \
@@ -87,16 +129,18 @@ pub struct Shared {
     pub flows: Arc<FlowTable>,
 }
 
-/// A running data plane on one interface. Dropped, it stops the workers, closes the sockets and detaches the program.
+/// A running data plane. Dropped, it stops the workers, closes the sockets and detaches the programs.
 #[derive(Debug)]
 pub struct Plane {
-    steering: Steering,
+    /// One per interface, as are those two below: in the order of [`InterfaceId`].
+    steering: Vec<Steering>,
+    names: Vec<String>,
+    built_for: Vec<BuiltFor>,
     publisher: Publisher,
     workers: Vec<JoinHandle<()>>,
-    built_for: BuiltFor,
 }
 
-/// What a plane was built for; when that is no longer so it must be built anew.
+/// What a plane was built for on one interface; when that is no longer so it must be built anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct BuiltFor {
     interface_index: u32,
@@ -104,41 +148,61 @@ struct BuiltFor {
     largest_mtu: u32,
 }
 
+/// An interface that a plane is to be built on.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What the kernel says of it.
+    pub link: &'a Link,
+}
+
 impl Plane {
     /// Opens, attaches and starts everything; says in a few lines what it did. Serves nothing yet. What can fail for
     /// want of a fitting interface comes before the program is attached, since that resets a real card's rings.
     pub fn bring_up(
         model: &Model,
-        interface: &str,
-        link: &Link,
+        places: &[Place<'_>],
         patience: Duration,
         shared: &mut Shared,
     ) -> Result<Self, PlaneError> {
         raise_memory_limit();
-        let queues = receive_queues(interface, link);
-        let cores = choose_cores(model, interface, queues)?;
-        let mut steering = Steering::load()?;
-        steering.set_mac(link.mac)?;
-        let wanted = OpenQueues { model, interface, mtu: link.mtu, queues, patience };
-        let (mode, opened) = attach(&mut steering, &wanted, link.index)?;
+        let queues = common_queues(places)?;
+        let cores = choose_cores(model, places, queues)?;
+        let mtu = common_mtu(places)?;
+        let needed = u64::from(queues) * memory_needed(places.len(), mtu);
+        memory::check(needed).map_err(|source| PlaneError::Memory {
+            workers: queues,
+            interfaces: places.len(),
+            source,
+        })?;
+        let mut steering = places.iter().map(|place| load(place.link)).collect::<Result<Vec<_>, _>>()?;
+        let wanted = OpenQueues { model, places, mtu, queues, patience };
+        let (modes, opened) = attach(&mut steering, &wanted)?;
 
         let mailboxes = opened.iter().map(|_| Mailbox::new().map(Arc::new)).collect::<Result<Vec<_>, _>>();
         let mailboxes = mailboxes.map_err(PlaneError::Thread)?;
-        let largest_mtu = opened.iter().map(|one| one.port.largest_mtu()).min().unwrap_or(0);
+        let frames_hold = opened.iter().flat_map(|one| &one.ports).map(XdpPort::largest_mtu).min().unwrap_or(0);
+        let built_for =
+            |place: &Place<'_>| BuiltFor { interface_index: place.link.index, queues, largest_mtu: frames_hold };
         let mut plane = Self {
             steering,
+            names: places.iter().map(|place| place.name.to_owned()).collect(),
+            built_for: places.iter().map(built_for).collect(),
             publisher: Publisher::new(mailboxes.clone()),
             workers: Vec::new(),
-            built_for: BuiltFor { interface_index: link.index, queues, largest_mtu },
         };
         for (worker, ((opened, mailbox), core)) in opened.into_iter().zip(mailboxes).zip(cores).enumerate() {
-            let Opened { port, frames, zero_copy_refused } = opened;
-            info!("attached {interface} {mode} {} queue {worker} worker {worker} core {core}", port.copy_mode());
-            if let Some(cause) = zero_copy_refused.filter(|_| worker == 0) {
-                info!("{interface}: zero-copy refused: {cause}; the kernel copies every packet");
+            let Opened { ports, frames, zero_copy_refused } = opened;
+            for ((name, mode), port) in plane.names.iter().zip(&modes).zip(&ports) {
+                info!("attached {name} {mode} {} queue {worker} worker {worker} core {core}", port.copy_mode());
+            }
+            if let Some(refused) = zero_copy_refused.filter(|_| worker == 0) {
+                let (name, cause) = (refused.interface, refused.cause);
+                info!("{name}: zero-copy refused: {cause}; the kernel copies every packet");
             }
             let parts = Parts {
-                ports: vec![port],
+                ports,
                 frames,
                 mailbox,
                 counters: shared.counters_of(worker, model),
@@ -150,29 +214,39 @@ impl Plane {
         Ok(plane)
     }
 
-    /// Whether the plane still fits its interface; if not, what has changed.
-    pub fn misfit(&self, interface: &str, link: &Link) -> Option<String> {
-        let BuiltFor { interface_index, queues, largest_mtu } = self.built_for;
-        // An interface on its way out does not say.
-        let queues_now = nic::receive_queues(interface).ok().flatten().unwrap_or(queues);
-        if link.index != interface_index {
-            Some("it is another interface now".into())
-        } else if link.mtu > largest_mtu {
-            Some(format!("its MTU is now {}, and frames were made for {largest_mtu}", link.mtu))
-        } else if queues_now != queues {
-            Some(format!("it has {queues_now} queues now, and had {queues}"))
-        } else {
-            None
-        }
+    /// The interfaces that it is on, in the order of [`InterfaceId`].
+    pub fn interfaces(&self) -> &[String] {
+        &self.names
     }
 
-    /// Puts compiled tables to work: the workers first, then the program that sends them packets.
-    pub fn serve(&mut self, compiled: Compiled) -> Result<(), PlaneError> {
-        if let Some(interface) = compiled.tables.interfaces.first() {
-            self.steering.set_mac(interface.mac)?;
+    /// Whether the plane still fits these interfaces; if not, which one, and what has changed.
+    pub fn misfit(&self, places: &[Place<'_>]) -> Option<(String, String)> {
+        let named = |name: &String| places.iter().find(|place| place.name == *name);
+        for (name, built_for) in self.names.iter().zip(&self.built_for) {
+            let misfit = match named(name) {
+                Some(place) => built_for.misfit(place),
+                None => Some("it is gone; nothing is served by it until it is back".into()),
+            };
+            if let Some(misfit) = misfit {
+                return Some((name.clone(), misfit));
+            }
         }
-        self.publisher.publish(&Arc::new(compiled.tables))?;
-        self.steering.serve(compiled.services, compiled.addresses)?;
+        let new = places.iter().find(|place| !self.names.iter().any(|name| name == place.name))?;
+        Some((new.name.to_owned(), "it is there now".into()))
+    }
+
+    /// Puts compiled tables to work: the workers first, then the programs that send them packets.
+    pub fn serve(&mut self, compiled: Compiled) -> Result<(), PlaneError> {
+        let tables = Arc::new(compiled.tables);
+        self.publisher.publish(&tables)?;
+        for ((id, steering), interface) in (0..).map(InterfaceId).zip(&mut self.steering).zip(&tables.interfaces) {
+            steering.set_mac(interface.mac)?;
+            let addresses = tables.addresses.iter().map(|vip| {
+                let host = compiled.host_addresses.contains(&vip.address);
+                (vip.address, AddressFlags { announced: vip.announced.contains(id), host })
+            });
+            steering.serve(compiled.services.iter().copied(), addresses)?;
+        }
         Ok(())
     }
 
@@ -181,9 +255,9 @@ impl Plane {
         &self.publisher
     }
 
-    /// What the steering program counted.
+    /// What the steering programs counted, together.
     pub fn steering_counters(&self) -> Result<SteeringCounters, SteeringError> {
-        self.steering.counters()
+        self.steering.iter().map(Steering::counters).sum()
     }
 
     /// The first worker that has ended without being told to.
@@ -195,12 +269,29 @@ impl Plane {
 impl Drop for Plane {
     fn drop(&mut self) {
         // Detached first: from here on the host gets its frames again.
-        self.steering.detach();
+        self.steering.iter_mut().for_each(Steering::detach);
         self.publisher.stop();
         for (index, worker) in self.workers.drain(..).enumerate() {
             if worker.join().is_err() {
                 warn!("worker {index} had panicked");
             }
+        }
+    }
+}
+
+impl BuiltFor {
+    fn misfit(&self, place: &Place<'_>) -> Option<String> {
+        let Place { name, link } = place;
+        // An interface on its way out does not say.
+        let queues = nic::receive_queues(name).ok().flatten().unwrap_or(self.queues);
+        if link.index != self.interface_index {
+            Some("it is another interface now".into())
+        } else if link.mtu > self.largest_mtu {
+            Some(format!("its MTU is now {}, and frames were made for {}", link.mtu, self.largest_mtu))
+        } else if queues != self.queues {
+            Some(format!("it has {queues} queues now, and had {}", self.queues))
+        } else {
+            None
         }
     }
 }
@@ -216,75 +307,111 @@ impl Shared {
     }
 }
 
-/// The sockets that are wanted: one per queue.
+fn load(link: &Link) -> Result<Steering, SteeringError> {
+    let mut steering = Steering::load()?;
+    steering.set_mac(link.mac)?;
+    Ok(steering)
+}
+
+/// The sockets that are wanted: one per queue and interface.
 struct OpenQueues<'a> {
     model: &'a Model,
-    interface: &'a str,
+    places: &'a [Place<'a>],
     mtu: u32,
     queues: u32,
     patience: Duration,
 }
 
 impl OpenQueues<'_> {
-    fn open(&self, copy_mode: WantedCopyMode) -> Result<Vec<Opened>, PlaneError> {
+    fn open(&self, copy_mode: WantedCopyMode, patience: Duration) -> Result<Vec<Opened>, PlaneError> {
         let open = |queue| {
             XdpPort::open(&OpenOptions {
-                interface: self.interface.to_owned(),
+                interfaces: self.places.iter().map(|place| place.name.to_owned()).collect(),
                 queue,
                 mtu: self.mtu,
                 copy_mode,
                 busy_poll: self.model.dataplane.busy_poll,
-                patience: self.patience,
+                patience,
             })
         };
         Ok((0..self.queues).map(open).collect::<Result<_, _>>()?)
     }
-}
 
-/// Opens the sockets and attaches the program in the wanted mode; a fallback is said, with its cause.
-fn attach(steering: &mut Steering, wanted: &OpenQueues<'_>, index: u32) -> Result<(XdpMode, Vec<Opened>), PlaneError> {
-    let OpenQueues { model, interface, .. } = wanted;
-    let driver = nic::driver(interface).unwrap_or_else(|_| "unknown".into());
-    let error = |mode, cause: AttachError, advice: &str| PlaneError::Attach {
-        interface: (*interface).to_owned(),
-        driver: driver.clone(),
-        mode,
-        advice: advice_for(&cause, interface, advice),
-        cause,
-    };
-    if !is_free(interface, wanted.patience) {
-        return Err(error(XdpMode::Native, AttachError::Occupied, ""));
-    }
-    if model.dataplane.xdp_mode != WantedXdpMode::Generic {
-        let opened = wanted.open(match model.dataplane.zero_copy {
-            ZeroCopy::Auto => WantedCopyMode::Auto,
-            ZeroCopy::On => WantedCopyMode::ZeroCopy,
-            ZeroCopy::Off => WantedCopyMode::Copy,
-        })?;
-        register(steering, &opened)?;
-        match steering.attach(index, XdpMode::Native) {
-            Ok(()) => return Ok((XdpMode::Native, opened)),
-            Err(cause) if model.dataplane.xdp_mode == WantedXdpMode::Native => {
-                let advice = " (dataplane.xdp_mode = \"generic\" works with any driver, several times slower)";
-                return Err(error(XdpMode::Native, cause, advice));
+    /// The generic path hands over copies (Documentation/networking/af_xdp.rst, "XDP_SKB").
+    fn copy_mode(&self, modes: &[XdpMode]) -> Result<WantedCopyMode, PlaneError> {
+        let generic = self.places.iter().zip(modes).find(|(_, mode)| **mode == XdpMode::Generic);
+        match (self.model.dataplane.zero_copy, generic) {
+            (ZeroCopy::On, Some((place, _))) => {
+                Err(PlaneError::ZeroCopyNeedsNative { interface: place.name.to_owned() })
             }
-            Err(cause @ (AttachError::Occupied | AttachError::NoInterface | AttachError::NoLinks)) => {
-                return Err(error(XdpMode::Native, cause, ""));
-            }
-            Err(cause) => warn!(
-                "{interface} (driver {driver}): no native XDP: {cause}; falling back to generic, which is several times \
-                 slower"
-            ),
+            (ZeroCopy::On, None) => Ok(WantedCopyMode::ZeroCopy),
+            (ZeroCopy::Auto, None) => Ok(WantedCopyMode::Auto),
+            _ => Ok(WantedCopyMode::Copy),
         }
     }
-    // The generic path hands over copies (Documentation/networking/af_xdp.rst, "XDP_SKB").
-    if model.dataplane.zero_copy == ZeroCopy::On {
-        return Err(PlaneError::ZeroCopyNeedsNative { interface: (*interface).to_owned() });
+}
+
+/// How long our own sockets of a moment ago are waited for.
+const PATIENCE_WITH_OURSELVES: Duration = Duration::from_secs(2);
+
+/// Opens the sockets and attaches the programs, each in the wanted mode; a fallback is said, with its cause.
+fn attach(steering: &mut [Steering], wanted: &OpenQueues<'_>) -> Result<(Vec<XdpMode>, Vec<Opened>), PlaneError> {
+    for place in wanted.places {
+        if !is_free(place.name, wanted.patience) {
+            return Err(attach_failed(place, XdpMode::Native, AttachError::Occupied, ""));
+        }
     }
-    let opened = wanted.open(WantedCopyMode::Copy)?;
-    register(steering, &opened)?;
-    steering.attach(index, XdpMode::Generic).map_err(|cause| error(XdpMode::Generic, cause, ""))?;
-    Ok((XdpMode::Generic, opened))
+    let xdp_mode = wanted.model.dataplane.xdp_mode;
+    let first = if xdp_mode == WantedXdpMode::Generic { XdpMode::Generic } else { XdpMode::Native };
+    let mut modes = vec![first; wanted.places.len()];
+    let mut patience = wanted.patience;
+    // Every round that is not the last one makes one interface generic.
+    loop {
+        let opened = wanted.open(wanted.copy_mode(&modes)?, patience)?;
+        register(steering, &opened)?;
+        let Some((index, cause)) = attach_all(steering, wanted.places, &modes) else { return Ok((modes, opened)) };
+        steering.iter_mut().for_each(Steering::detach);
+        let (place, mode) = (&wanted.places[index], modes[index]);
+        let is_final = matches!(cause, AttachError::Occupied | AttachError::NoInterface | AttachError::NoLinks);
+        if is_final || mode == XdpMode::Generic {
+            return Err(attach_failed(place, mode, cause, ""));
+        }
+        if xdp_mode == WantedXdpMode::Native {
+            let advice = " (dataplane.xdp_mode = \"generic\" works with any driver, several times slower)";
+            return Err(attach_failed(place, mode, cause, advice));
+        }
+        let (name, driver) = (place.name, driver(place));
+        warn!(
+            "{name} (driver {driver}): no native XDP: {cause}; falling back to generic, which is several times slower"
+        );
+        modes[index] = XdpMode::Generic;
+        patience = patience.max(PATIENCE_WITH_OURSELVES);
+    }
+}
+
+/// Attaches each program; says which was the first that could not be, and why.
+fn attach_all(steering: &mut [Steering], places: &[Place<'_>], modes: &[XdpMode]) -> Option<(usize, AttachError)> {
+    let each = steering.iter_mut().zip(places).zip(modes).enumerate();
+    for (index, ((steering, place), mode)) in each {
+        if let Err(cause) = steering.attach(place.link.index, *mode) {
+            return Some((index, cause));
+        }
+    }
+    None
+}
+
+fn attach_failed(place: &Place<'_>, mode: XdpMode, cause: AttachError, advice: &str) -> PlaneError {
+    PlaneError::Attach {
+        interface: place.name.to_owned(),
+        driver: driver(place),
+        mode,
+        advice: advice_for(&cause, place.name, advice),
+        cause,
+    }
+}
+
+fn driver(place: &Place<'_>) -> String {
+    nic::driver(place.name).unwrap_or_else(|_| "unknown".into())
 }
 
 /// Whether nobody else's program is on the interface; one whose owner has just died is waited for.
@@ -299,16 +426,35 @@ fn is_free(interface: &str, patience: Duration) -> bool {
     true
 }
 
-fn register(steering: &mut Steering, opened: &[Opened]) -> Result<(), PlaneError> {
+fn register(steering: &mut [Steering], opened: &[Opened]) -> Result<(), PlaneError> {
     for (queue, one) in (0..).zip(opened) {
-        steering.register(queue, one.port.socket())?;
+        for (steering, port) in steering.iter_mut().zip(&one.ports) {
+            steering.register(queue, port.socket())?;
+        }
     }
     Ok(())
 }
 
+/// How many queues each of the interfaces uses.
+fn common_queues(places: &[Place<'_>]) -> Result<u32, PlaneError> {
+    let of = |place: &Place<'_>| (receive_queues(place), place.name.to_owned());
+    let least = places.iter().map(of).min();
+    let most = places.iter().map(of).max();
+    let ((least, fewer), (most, more)) = (least.unwrap_or_default(), most.unwrap_or_default());
+    if least == most { Ok(least) } else { Err(PlaneError::UnequalQueues { fewer, least, more, most }) }
+}
+
 /// The queues that are in use; where the driver does not say, those that there are.
-fn receive_queues(interface: &str, link: &Link) -> u32 {
-    nic::receive_queues(interface).ok().flatten().unwrap_or(link.rx_queues).max(1)
+fn receive_queues(place: &Place<'_>) -> u32 {
+    nic::receive_queues(place.name).ok().flatten().unwrap_or(place.link.rx_queues).max(1)
+}
+
+/// The MTU that frames are made for: the largest.
+fn common_mtu(places: &[Place<'_>]) -> Result<u32, PlaneError> {
+    if let Some(place) = places.iter().find(|place| place.link.mtu > largest_mtu()) {
+        return Err(PlaneError::Mtu { interface: place.name.to_owned(), mtu: place.link.mtu });
+    }
+    Ok(places.iter().map(|place| place.link.mtu).max().unwrap_or(0))
 }
 
 fn advice_for(cause: &AttachError, interface: &str, otherwise: &str) -> String {
@@ -335,7 +481,7 @@ fn occupant(interface: &str) -> Option<String> {
 }
 
 /// One core per queue: the configured ones, else those the process may use, in turn.
-fn choose_cores(model: &Model, interface: &str, queues: u32) -> Result<Vec<usize>, PlaneError> {
+fn choose_cores(model: &Model, places: &[Place<'_>], queues: u32) -> Result<Vec<usize>, PlaneError> {
     let allowed: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
     let Some(cores) = &model.dataplane.cores else {
         // From the last core downwards: the first one is where interrupts and other daemons crowd.
@@ -345,7 +491,8 @@ fn choose_cores(model: &Model, interface: &str, queues: u32) -> Result<Vec<usize
         return Err(PlaneError::ForbiddenCore { core, allowed });
     }
     if cores.len() < queues as usize {
-        return Err(PlaneError::TooFewCores { cores: cores.len(), interface: interface.to_owned(), queues });
+        let interface = places.first().map_or_else(String::new, |place| place.name.to_owned());
+        return Err(PlaneError::TooFewCores { cores: cores.len(), interface, queues });
     }
     Ok(cores.clone())
 }

@@ -139,6 +139,68 @@ fn unusable(address: Ipv4Addr) -> Option<&'static str> {
     }
 }
 
+/// Where tunnels come from: an address, or a block of addresses of which every flow gets one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelSource {
+    /// The address, or the block's first.
+    pub address: Ipv4Addr,
+    /// The block's prefix length; 32 for a single address.
+    pub length: u8,
+}
+
+impl TunnelSource {
+    /// A block of 65 536: more than any NIC has queues to spread flows over.
+    const SHORTEST: u8 = 16;
+
+    /// The bits in which the block's addresses differ.
+    pub fn varying(self) -> u32 {
+        u32::MAX.checked_shr(self.length.into()).unwrap_or(0)
+    }
+
+    /// Whether a packet in a tunnel may come from this address.
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        (address.to_bits() ^ self.address.to_bits()) & !self.varying() == 0
+    }
+}
+
+impl fmt::Display for TunnelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.length {
+            32 => self.address.fmt(f),
+            length => write!(f, "{}/{length}", self.address),
+        }
+    }
+}
+
+impl Value for TunnelSource {
+    fn allowed() -> String {
+        format!("a unicast IPv4 address, or a block of them with a prefix length of {} to 32", Self::SHORTEST)
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<TunnelSource, Wrong> {
+        let text = string(value)?;
+        let Some((address, length)) = text.split_once('/') else {
+            return Ipv4Addr::read(value).map(|address| TunnelSource { address, length: 32 });
+        };
+        let found = quoted(text);
+        let address = address.parse::<Ipv4Addr>().map_err(|_| Wrong::new(format!("{found} is no IPv4 block")))?;
+        if let Some(why) = unusable(address) {
+            return Err(Wrong::new(format!("{found} is {why}")));
+        }
+        let in_range = |length: &u8| (Self::SHORTEST..=32).contains(length);
+        let Some(length) = length.parse::<u8>().ok().filter(in_range) else {
+            return Err(Wrong::new(format!("{found} has the prefix length {}", shortened(length))));
+        };
+        let block = TunnelSource { address, length };
+        let first = Ipv4Addr::from_bits(address.to_bits() & !block.varying());
+        if first != address {
+            let meant = Some(quoted(&format!("{first}/{length}")));
+            return Err(Wrong { what: format!("{found} has bits beyond its prefix"), meant });
+        }
+        Ok(block)
+    }
+}
+
 /// The port or ports that a VIP serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum VipPort {

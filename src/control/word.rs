@@ -52,6 +52,9 @@ pub enum Announce {
 pub enum Forward {
     /// Direct routing: only the MACs are rewritten; the member has the VIP on `lo` and answers the client itself.
     Dr,
+    /// IP in IP: the packet travels in an IPv4 tunnel to the member, which may be behind routers, takes the outer header
+    /// off, has the VIP and answers the client itself.
+    Ipip,
 }
 
 /// How a new flow's member is chosen.
@@ -87,8 +90,8 @@ impl Word for Announce {
 }
 
 impl Word for Forward {
-    const BUILT: &'static [Self] = &[Forward::Dr];
-    const NOT_BUILT: &'static [&'static str] = &["ipip", "gre", "gue", "nat", "fullnat"];
+    const BUILT: &'static [Self] = &[Forward::Dr, Forward::Ipip];
+    const NOT_BUILT: &'static [&'static str] = &["gre", "gue", "nat", "fullnat"];
 }
 
 impl Word for Scheduler {
@@ -138,6 +141,7 @@ impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Forward::Dr => "dr",
+            Forward::Ipip => "ipip",
         })
     }
 }

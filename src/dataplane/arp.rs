@@ -10,17 +10,18 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// What to do with an ARP packet.
 pub(super) fn decide(tables: &Tables, ingress: InterfaceId, arp: &Arp) -> Decision {
-    let announced = |address| tables.vip_address(address).is_some_and(|vip| vip.announced);
-    let ours = tables.interfaces.get(usize::from(ingress.0)).map(|interface| interface.mac);
+    let announced = |address| tables.vip_address(address).is_some_and(|vip| vip.announced.contains(ingress));
     if announced(arp.sender) {
-        // Our own announcement, come back through a loop in the network, is no claim of another host.
-        if ours == Some(arp.sender_mac) {
+        // Our own announcement, come back through a loop in the network or by another of our interfaces on the same
+        // wire, is no claim of another host.
+        if tables.interfaces.iter().any(|interface| interface.mac == arp.sender_mac) {
             return Decision::plain(Verdict::Drop(DropReason::ArpNotOurs));
         }
         let conflict = Some(Conflict { address: arp.sender, mac: arp.sender_mac });
         return Decision {
             verdict: Verdict::Drop(DropReason::ArpConflict),
             effects: Effects { conflict, ..Effects::default() },
+            entropy: 0,
         };
     }
     Decision::plain(if arp.operation == REQUEST && announced(arp.target) {

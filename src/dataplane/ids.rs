@@ -8,6 +8,29 @@ pub struct MemberId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VipId(pub u16);
 
-/// Names a listed interface: its place in the configuration's list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Names an interface of the data plane: its place in the configuration's list, less those that do not exist now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InterfaceId(pub u8);
+
+/// Some of the listed interfaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InterfaceSet(u16);
+
+impl InterfaceSet {
+    /// How many interfaces can be told apart.
+    pub const MOST: usize = u16::BITS as usize;
+
+    /// Whether the interface is one of them.
+    #[inline]
+    pub fn contains(self, interface: InterfaceId) -> bool {
+        self.0.checked_shr(u32::from(interface.0)).is_some_and(|bits| bits & 1 == 1)
+    }
+}
+
+impl FromIterator<InterfaceId> for InterfaceSet {
+    /// Interfaces beyond [`InterfaceSet::MOST`] are no interfaces.
+    fn from_iter<T: IntoIterator<Item = InterfaceId>>(interfaces: T) -> Self {
+        let bits = interfaces.into_iter().filter_map(|interface| 1u16.checked_shl(interface.0.into()));
+        Self(bits.fold(0, |set, bit| set | bit))
+    }
+}

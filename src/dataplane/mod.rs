@@ -6,7 +6,7 @@
 //!    → service   destination → VIP
 //!    → flow      seen before?
 //!    → select    flow → member
-//!    → rewrite   MACs
+//!    → rewrite | encap   MACs, and an outer header for a tunnel
 //!    → port (tx ring)
 //! ```
 //!
@@ -16,6 +16,7 @@
 
 pub mod arp;
 pub mod counters;
+pub mod encap;
 pub mod flow;
 mod icmp;
 mod ids;

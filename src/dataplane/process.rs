@@ -5,9 +5,11 @@
 //! no lock.
 
 use super::counters::Counters;
+use super::encap::{self, OUTER_LENGTH};
 use super::flow::{FlowTable, Now};
-use super::parse::{FlowKey, Parsed, parse};
-use super::tables::{InterfaceId, Member, MemberId, Tables};
+use super::parse::{ETHERNET_LENGTH, FlowKey, Parsed, parse};
+use super::port::Port;
+use super::tables::{InterfaceId, Member, Tables, Way};
 use super::verdict::{Answer, Decision, DropReason, Effects, Verdict};
 use super::{arp, icmp, rewrite, select};
 
@@ -27,6 +29,8 @@ pub struct Packet<'a> {
     pub frame: &'a [u8],
     /// The interface it came in by.
     pub ingress: InterfaceId,
+    /// Bytes that it can grow by in front.
+    pub headroom: usize,
 }
 
 /// Decides about one packet; changes nothing.
@@ -36,17 +40,33 @@ pub fn decide(state: &State<'_>, packet: &Packet<'_>, now: Now) -> Decision {
         Ok(Parsed::Arp(arp)) => arp::decide(state.tables, packet.ingress, &arp),
         Err(reason) => Decision::plain(Verdict::Drop(reason)),
         Ok(_) if !is_for_us(state.tables, packet) => Decision::plain(Verdict::Drop(DropReason::OtherHost)),
-        Ok(Parsed::Flow { key, length }) => to_member(state, &key, length, now),
+        Ok(Parsed::Flow { key, length }) => {
+            to_member(state, packet, &Passenger { flow: key, source: key.source, length }, now)
+        }
         Ok(Parsed::Icmp(icmp)) => match icmp::concern(state.tables, packet.frame, &icmp) {
-            icmp::Concern::Flow(key) => to_member(state, &key, icmp.packet_length, now),
+            icmp::Concern::Flow(flow) => {
+                let (source, length) = (icmp.source, icmp.packet_length);
+                to_member(state, packet, &Passenger { flow, source, length }, now)
+            }
             icmp::Concern::Nobody(verdict) => Decision::plain(verdict),
         },
     }
 }
 
-/// From the flow to its member: which VIP, seen before, which member, does it fit?
+/// A packet on its way to a member.
+struct Passenger {
+    /// The flow whose member it goes to.
+    flow: FlowKey,
+    /// Its own source address: an ICMP error does not come from the flow's client.
+    source: u32,
+    /// Length of the IPv4 packet, header included, bytes.
+    length: u16,
+}
+
+/// From the flow to its member: which VIP, seen before, which member, does it get there?
 #[inline]
-fn to_member(state: &State<'_>, key: &FlowKey, length: u16, now: Now) -> Decision {
+fn to_member(state: &State<'_>, packet: &Packet<'_>, passenger: &Passenger, now: Now) -> Decision {
+    let key = &passenger.flow;
     let tables = state.tables;
     let Some(vip_id) = tables.services.lookup(key) else {
         let known = tables.vip_address(key.destination).is_some();
@@ -56,15 +76,32 @@ fn to_member(state: &State<'_>, key: &FlowKey, length: u16, now: Now) -> Decisio
         let vip = tables.vips.get(usize::from(vip_id.0))?;
         select::select(tables.seed, &vip.slots, key)
     });
-    let verdict = match chosen.and_then(|id| Some((id, reachable(tables, id)?))) {
+    let member = chosen.and_then(|id| Some((id, tables.members.get(id.0 as usize)?)));
+    let verdict = match member.map(|(id, member)| (id, obstacle(tables, packet, passenger, member))) {
         None => Verdict::Drop(DropReason::NoMember),
-        Some((_, member)) if usize::from(member.egress.0) >= tables.interfaces.len() => {
-            Verdict::Drop(DropReason::NoEgress)
-        }
-        Some((_, member)) if u32::from(length) > member.mtu => Verdict::Drop(DropReason::Oversize),
-        Some((id, _)) => Verdict::Transmit(id),
+        Some((_, Some(reason))) => Verdict::Drop(reason),
+        Some((id, None)) => Verdict::Transmit(id),
     };
-    Decision { verdict, effects: Effects { vip: Some(vip_id), conflict: None } }
+    let effects = Effects { vip: Some(vip_id), conflict: None };
+    Decision { verdict, effects, entropy: encap::entropy(key) }
+}
+
+/// What keeps this packet from getting to this member.
+#[inline]
+fn obstacle(tables: &Tables, packet: &Packet<'_>, passenger: &Passenger, member: &Member) -> Option<DropReason> {
+    /// Where an IPv4 header has its TTL (RFC 791 §3.1); `parse` has seen the header whole.
+    const TTL: usize = ETHERNET_LENGTH + 8;
+    let is_too_long = passenger.length > member.largest;
+    let is_listed = usize::from(member.egress.0) < tables.interfaces.len();
+    match &member.way {
+        Way::None => Some(DropReason::NoMember),
+        _ if !is_listed => Some(DropReason::NoEgress),
+        Way::Direct(_) => is_too_long.then_some(DropReason::Oversize),
+        Way::Ipip(..) if is_too_long => Some(DropReason::TunnelOversize),
+        Way::Ipip(..) if packet.headroom < OUTER_LENGTH => Some(DropReason::NoHeadroom),
+        Way::Ipip(..) if packet.frame.get(TTL) == Some(&0) => Some(DropReason::TunnelTtlZero),
+        Way::Ipip(_, template) => template.ends_at(passenger.source).then_some(DropReason::TunnelLoop),
+    }
 }
 
 /// Makes a decision's effects happen. `length` is the frame's, in bytes.
@@ -81,24 +118,54 @@ pub fn apply(decision: &Decision, length: usize, counters: &Counters) {
     }
 }
 
-/// Makes the frame what the verdict says, and names the interface it leaves by; `None`: it does not leave.
+/// Makes the frame what was decided, and names the interface it leaves by; `None`: it does not leave. `port` is where
+/// it came in, which is `ingress`.
 #[inline]
-pub fn carry_out(verdict: Verdict, frame: &mut [u8], tables: &Tables, ingress: InterfaceId) -> Option<InterfaceId> {
-    match verdict {
+pub fn carry_out<P: Port>(
+    decision: &Decision,
+    port: &P,
+    frame: &mut P::Frame,
+    tables: &Tables,
+    ingress: InterfaceId,
+) -> Option<InterfaceId> {
+    match decision.verdict {
         Verdict::Transmit(id) => {
             let member = tables.members.get(id.0 as usize)?;
-            rewrite::direct_route(frame, member.macs.as_ref()?);
+            cut_trailer(port, frame);
+            match &member.way {
+                Way::None => return None,
+                Way::Direct(macs) => rewrite::direct_route(port.bytes_mut(frame), macs),
+                Way::Ipip(macs, template) => {
+                    // `decide` has seen the headroom.
+                    port.grow(frame, OUTER_LENGTH).then_some(())?;
+                    encap::ipip(port.bytes_mut(frame), macs, template, decision.entropy);
+                }
+            }
             Some(member.egress)
         }
         Verdict::Answer(answer) => {
             let mac = tables.interfaces.get(usize::from(ingress.0))?.mac;
             match answer {
-                Answer::ArpReply => arp::reply(frame, mac),
-                Answer::EchoReply => icmp::echo_reply(frame, mac),
+                Answer::ArpReply => arp::reply(port.bytes_mut(frame), mac),
+                Answer::EchoReply => icmp::echo_reply(port.bytes_mut(frame), mac),
             }
             Some(ingress)
         }
         Verdict::Drop(_) => None,
+    }
+}
+
+/// Cuts off what follows the packet beyond Ethernet's own padding: a frame longer than the egress interface's MTU
+/// would vanish in the kernel without being counted.
+#[inline]
+fn cut_trailer<P: Port>(port: &P, frame: &mut P::Frame) {
+    /// The shortest Ethernet frame, without its frame check sequence (IEEE 802.3 §3.2.7).
+    const SHORTEST: usize = 60;
+    let bytes = port.bytes(frame);
+    let Some(&[high, low]) = bytes.get(ETHERNET_LENGTH + 2..).and_then(<[u8]>::first_chunk) else { return };
+    let end = ETHERNET_LENGTH + usize::from(u16::from_be_bytes([high, low]));
+    if bytes.len() > end.max(SHORTEST) {
+        port.truncate(frame, end.max(SHORTEST));
     }
 }
 
@@ -108,9 +175,4 @@ pub fn carry_out(verdict: Verdict, frame: &mut [u8], tables: &Tables, ingress: I
 fn is_for_us(tables: &Tables, packet: &Packet<'_>) -> bool {
     let interface = tables.interfaces.get(usize::from(packet.ingress.0));
     interface.is_some_and(|interface| packet.frame.first_chunk() == Some(&interface.mac))
-}
-
-#[inline]
-fn reachable(tables: &Tables, id: MemberId) -> Option<&Member> {
-    tables.members.get(id.0 as usize).filter(|member| member.macs.is_some())
 }

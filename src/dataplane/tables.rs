@@ -3,7 +3,8 @@
 //! Control compiles a new one at every change and publishes it whole; nobody ever writes to one that a worker can
 //! see. All integers are in host byte order unless a field says otherwise.
 
-pub use super::ids::{InterfaceId, MemberId, VipId};
+use super::encap::Template;
+pub use super::ids::{InterfaceId, InterfaceSet, MemberId, VipId};
 use super::select::Seed;
 use super::service::ServiceTable;
 
@@ -33,15 +34,27 @@ pub struct Vip {
     pub slots: std::sync::Arc<[MemberId]>,
 }
 
-/// What is needed to send a packet to one member by direct routing.
+/// What is needed to send a packet to one member: one cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(align(64))]
 pub struct Member {
-    /// The first twelve bytes of every frame to it: destination MAC, source MAC. `None` while it cannot be reached.
-    pub macs: Option<[u8; 12]>,
+    /// How frames get to it.
+    pub way: Way,
     /// The interface that its next hop is on.
     pub egress: InterfaceId,
-    /// The largest IPv4 packet (header included, bytes) that the way to it takes.
-    pub mtu: u32,
+    /// The largest IPv4 packet (header included, bytes) that can be sent to it; an outer header has been taken off.
+    pub largest: u16,
+}
+
+/// How frames get to a member. The first twelve bytes of every frame to it are its MACs: destination, then source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Not at all: it cannot be reached now.
+    None,
+    /// By direct routing: the MACs are the member's and the egress interface's, and nothing else changes.
+    Direct([u8; 12]),
+    /// In an IPv4 tunnel: the MACs are those of the next hop on the way to the tunnel's end.
+    Ipip([u8; 12], Template),
 }
 
 /// One listed interface.
@@ -56,8 +69,8 @@ pub struct Interface {
 pub struct VipAddress {
     /// The IPv4 address.
     pub address: u32,
-    /// Whether this node answers ARP for it.
-    pub announced: bool,
+    /// Where this node answers ARP for it.
+    pub announced: InterfaceSet,
 }
 
 impl Tables {

@@ -32,6 +32,8 @@ pub struct Decision {
     pub verdict: Verdict,
     /// What follows from it besides.
     pub effects: Effects,
+    /// What tells this packet's flow from others, for those on the way that spread flows by the outer header.
+    pub entropy: u32,
 }
 
 /// What a packet leaves behind.
@@ -54,7 +56,7 @@ pub struct Conflict {
 
 impl Decision {
     pub(super) fn plain(verdict: Verdict) -> Self {
-        Self { verdict, effects: Effects::default() }
+        Self { verdict, effects: Effects::default(), entropy: 0 }
     }
 }
 
@@ -133,6 +135,14 @@ drop_reasons! {
     NoMember = "no_member",
     /// The packet is larger than the MTU on the way to its member.
     Oversize = "oversize",
+    /// In a tunnel, the packet and its outer header are larger than the MTU on the way to its member.
+    TunnelOversize = "tunnel_oversize",
+    /// The packet's TTL is 0, and such a packet may not enter a tunnel (RFC 2003 §3.1).
+    TunnelTtlZero = "tunnel_ttl_zero",
+    /// The packet's source is an end of the tunnel that it would be sent into: a loop (RFC 2003 §3.2).
+    TunnelLoop = "tunnel_loop",
+    /// The frame has no room in front for an outer header.
+    NoHeadroom = "no_headroom",
     /// The interface that leads to the member is not one of the listed ones.
     NoEgress = "no_egress",
     /// The tx ring was full: more was to be sent than the interface takes.

@@ -120,7 +120,8 @@ pub enum Idle {
 /// What a worker is made of.
 #[derive(Debug)]
 pub struct Parts<P: Port> {
-    /// One port per listed interface, in the order of [`InterfaceId`].
+    /// One port per listed interface, in the order of [`InterfaceId`]. They share one memory: a frame that came in by
+    /// one of them leaves by any.
     pub ports: Vec<P>,
     /// All their frames.
     pub frames: Vec<P::Frame>,
@@ -274,15 +275,16 @@ impl<P: Port> Worker<P> {
         let ingress = InterfaceId(index as u8);
         let state = State { tables: &self.tables, flows: &self.flows };
         for mut frame in self.burst.drain(..) {
-            let bytes = port.bytes_mut(&mut frame);
+            let bytes = port.bytes(&frame);
             self.counters.received.add_packet(bytes.len());
-            let decision = decide(&state, &Packet { frame: bytes, ingress }, now);
+            let packet = Packet { frame: bytes, ingress, headroom: port.headroom(&frame) };
+            let decision = decide(&state, &packet, now);
             apply(&decision, bytes.len(), &self.counters);
             if let Some(conflict) = decision.effects.conflict {
                 // Full: the alarm has long been raised.
                 let _ = self.mailbox.conflicts.push(conflict);
             }
-            let egress = carry_out(decision.verdict, bytes, &self.tables, ingress);
+            let egress = carry_out(&decision, port, &mut frame, &self.tables, ingress);
             // `decide` lets nothing through to an interface that there is no port for.
             match egress.and_then(|egress| self.outgoing.get_mut(usize::from(egress.0))) {
                 Some(outgoing) => outgoing.push(frame),

@@ -8,14 +8,20 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::select::Seed;
 use pointsman::dataplane::service::{Destination, ServiceTable};
-use pointsman::dataplane::tables::{Interface, InterfaceId, Member, MemberId, Tables, Vip, VipAddress, VipId};
+use pointsman::dataplane::tables::{
+    Interface, InterfaceId, InterfaceSet, Member, MemberId, Tables, Vip, VipAddress, VipId, Way,
+};
 
 pub const LB_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x10];
 pub const ROUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 pub const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+/// The VIP whose members are reached in tunnels.
+pub const TUNNEL_VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 6);
+pub const TUNNEL_SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const ICMP: u8 = 1;
@@ -33,8 +39,10 @@ pub struct Frame {
     pub ether_type: u16,
     pub version: u8,
     pub header_words: u8,
+    pub tos: u8,
     pub options: Vec<u8>,
     pub total_length: Option<u16>,
+    pub identification: u16,
     pub fragment: u16,
     pub ttl: u8,
     pub protocol: u8,
@@ -53,8 +61,10 @@ impl Frame {
             ether_type: 0x0800,
             version: 4,
             header_words: 5,
+            tos: 0,
             options: Vec::new(),
             total_length: None,
+            identification: 0x1234,
             fragment: 0x4000, // don't fragment
             ttl: 61,
             protocol,
@@ -96,9 +106,9 @@ impl Frame {
     pub fn packet(&self) -> Vec<u8> {
         let header = 20 + self.options.len();
         let length = self.total_length.unwrap_or((header + self.payload.len()) as u16);
-        let mut packet = vec![self.version << 4 | self.header_words, 0];
+        let mut packet = vec![self.version << 4 | self.header_words, self.tos];
         packet.extend(length.to_be_bytes());
-        packet.extend([0x12, 0x34]);
+        packet.extend(self.identification.to_be_bytes());
         packet.extend(self.fragment.to_be_bytes());
         packet.extend([self.ttl, self.protocol, 0, 0]);
         packet.extend(self.source.octets());
@@ -185,8 +195,8 @@ pub fn checksum(bytes: &[u8]) -> u16 {
 }
 
 /// VIP 203.0.113.2: tcp/80 and udp/53 over all members; 203.0.113.3: tcp on any port; 203.0.113.4: tcp/80 without a
-/// usable member. The first two are announced.
-pub fn tables(members: u32, mtu: u32) -> Tables {
+/// usable member; 203.0.113.6: tcp/80 over the same members' twins, in tunnels. The first two are announced.
+pub fn tables(members: u32, mtu: u16) -> Tables {
     let slots: Arc<[MemberId]> = (0..members.max(1) * 50).map(|slot| MemberId(slot % members.max(1))).collect();
     let empty: Arc<[MemberId]> = Arc::new([]);
     let destination =
@@ -196,23 +206,43 @@ pub fn tables(members: u32, mtu: u32) -> Tables {
         (destination(2, UDP, 53), VipId(1)),
         (destination(3, TCP, 0), VipId(2)),
         (destination(4, TCP, 80), VipId(3)),
+        (destination(6, TCP, 80), VipId(4)),
     ];
+    let tunnels: Arc<[MemberId]> = slots.iter().map(|slot| MemberId(slot.0 + members)).collect();
     let vip = |slots: &Arc<[MemberId]>| Vip { slots: Arc::clone(slots) };
-    let address = |last, announced| VipAddress { address: Ipv4Addr::new(203, 0, 113, last).into(), announced };
+    let everywhere: InterfaceSet = [InterfaceId(0)].into_iter().collect();
+    let address = |last, announced| VipAddress {
+        address: Ipv4Addr::new(203, 0, 113, last).into(),
+        announced: if announced { everywhere } else { InterfaceSet::default() },
+    };
+    let direct = |member| (Way::Direct(macs_to(member)), mtu);
+    let tunnelled = |member| (Way::Ipip(macs_to(member), template(member)), mtu - 20);
+    let each = || (0..members).map(|member| member as u8);
     Tables {
         generation: 1,
         services: ServiceTable::new(&services),
-        vips: [vip(&slots), vip(&slots), vip(&slots), vip(&empty)].into(),
-        members: (0..members).map(|member| table_member(member as u8, mtu)).collect(),
+        vips: [vip(&slots), vip(&slots), vip(&slots), vip(&empty), vip(&tunnels)].into(),
+        members: (each().map(direct).chain(each().map(tunnelled)))
+            .map(|(way, largest)| Member { way, egress: InterfaceId(0), largest })
+            .collect(),
         interfaces: [Interface { mac: LB_MAC }].into(),
-        addresses: [address(2, true), address(3, true), address(4, false)].into(),
+        addresses: [address(2, true), address(3, true), address(4, false), address(6, false)].into(),
         seed: Seed::from_text("test"),
     }
 }
 
-fn table_member(member: u8, mtu: u32) -> Member {
+fn macs_to(member: u8) -> [u8; 12] {
     let mut macs = [0; 12];
     macs[..6].copy_from_slice(&member_mac(member));
     macs[6..].copy_from_slice(&LB_MAC);
-    Member { macs: Some(macs), egress: InterfaceId(0), mtu }
+    macs
+}
+
+/// Where a member is that is reached in a tunnel.
+pub fn tunnel_end(member: u8) -> Ipv4Addr {
+    Ipv4Addr::new(198, 51, 100, 101 + member)
+}
+
+fn template(member: u8) -> Template {
+    Template::new(Source { address: TUNNEL_SOURCE.into(), varying: 0 }, tunnel_end(member).into())
 }

@@ -44,8 +44,21 @@ fn errors_of(text: &str) -> Vec<String> {
 
 #[test]
 fn refused() {
-    let tables =
-        [SYNTAX, KEYS, TYPES, NUMBERS, WORDS, NOT_BUILT, NAMES, DUPLICATES, CORES, ABSENCES, ADDRESSES, PORTS_UNDER_DR];
+    let tables = [
+        SYNTAX,
+        KEYS,
+        TYPES,
+        NUMBERS,
+        WORDS,
+        TUNNEL_SOURCES,
+        NOT_BUILT,
+        NAMES,
+        DUPLICATES,
+        CORES,
+        ABSENCES,
+        ADDRESSES,
+        PORTS_UNDER_DR,
+    ];
     for (what, from, to, errors) in tables.into_iter().flatten() {
         assert_eq!(good().matches(from).count(), 1, "{what}: what is replaced stands there once");
         assert_eq!(errors_of(&good().replace(from, to)), *errors, "{what}");
@@ -311,7 +324,7 @@ x3 = 1
 "#,
         &[
             "web.toml:2:1: node.x1: unknown key (allowed: name, state_dir, hash_seed)",
-            "web.toml:4:1: dataplane.x2: unknown key (allowed: cores, xdp_mode, zero_copy, busy_poll)",
+            "web.toml:4:1: dataplane.x2: unknown key (allowed: cores, xdp_mode, zero_copy, busy_poll, tunnel_source)",
             "web.toml:7:1: interface[0].x3: unknown key (allowed: name)",
         ],
     ),
@@ -563,7 +576,7 @@ name = "web""#,
         r#"[[pool]]
 name = "web"
 forward = "drr""#,
-        &[r#"web.toml:13:11: pool[0].forward: "drr" is unknown (allowed: "dr"; did you mean "dr"?)"#],
+        &[r#"web.toml:13:11: pool[0].forward: "drr" is unknown (allowed: "dr", "ipip"; did you mean "dr"?)"#],
     ),
     (
         "an unknown scheduler",
@@ -604,16 +617,42 @@ busy_poll = "on"
     ),
 ];
 
-const NOT_BUILT: &[Row] = &[
+const TUNNEL_SOURCES: &[Row] = &[
     (
-        "forwarding by ipip",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-forward = "ipip""#,
-        &[r#"web.toml:13:11: pool[0].forward: "ipip" is not built yet (allowed: "dr")"#],
+        "a tunnel's source with bits beyond its prefix",
+        "[[interface]]",
+        "[dataplane]\ntunnel_source = \"198.51.100.9/28\"\n\n[[interface]]",
+        &[
+            r#"web.toml:2:17: dataplane.tunnel_source: "198.51.100.9/28" has bits beyond its prefix (allowed: a unicast IPv4 address, or a block of them with a prefix length of 16 to 32; did you mean "198.51.100.0/28"?)"#,
+        ],
     ),
+    (
+        "a tunnel's source that is too large a block",
+        "[[interface]]",
+        "[dataplane]\ntunnel_source = \"10.0.0.0/8\"\n\n[[interface]]",
+        &[
+            r#"web.toml:2:17: dataplane.tunnel_source: "10.0.0.0/8" has the prefix length 8 (allowed: a unicast IPv4 address, or a block of them with a prefix length of 16 to 32)"#,
+        ],
+    ),
+    (
+        "a tunnel's source that nobody can have",
+        "[[interface]]",
+        "[dataplane]\ntunnel_source = \"224.0.0.0/28\"\n\n[[interface]]",
+        &[
+            r#"web.toml:2:17: dataplane.tunnel_source: "224.0.0.0/28" is in 224.0.0.0/4, which is multicast (allowed: a unicast IPv4 address, or a block of them with a prefix length of 16 to 32)"#,
+        ],
+    ),
+    (
+        "a tunnel's source that is no address",
+        "[[interface]]",
+        "[dataplane]\ntunnel_source = \"eth0/28\"\n\n[[interface]]",
+        &[
+            r#"web.toml:2:17: dataplane.tunnel_source: "eth0/28" is no IPv4 block (allowed: a unicast IPv4 address, or a block of them with a prefix length of 16 to 32)"#,
+        ],
+    ),
+];
+
+const NOT_BUILT: &[Row] = &[
     (
         "forwarding by gre",
         r#"[[pool]]
@@ -621,7 +660,7 @@ name = "web""#,
         r#"[[pool]]
 name = "web"
 forward = "gre""#,
-        &[r#"web.toml:13:11: pool[0].forward: "gre" is not built yet (allowed: "dr")"#],
+        &[r#"web.toml:13:11: pool[0].forward: "gre" is not built yet (allowed: "dr", "ipip")"#],
     ),
     (
         "forwarding by gue",
@@ -630,7 +669,7 @@ name = "web""#,
         r#"[[pool]]
 name = "web"
 forward = "gue""#,
-        &[r#"web.toml:13:11: pool[0].forward: "gue" is not built yet (allowed: "dr")"#],
+        &[r#"web.toml:13:11: pool[0].forward: "gue" is not built yet (allowed: "dr", "ipip")"#],
     ),
     (
         "forwarding by nat",
@@ -639,7 +678,7 @@ name = "web""#,
         r#"[[pool]]
 name = "web"
 forward = "nat""#,
-        &[r#"web.toml:13:11: pool[0].forward: "nat" is not built yet (allowed: "dr")"#],
+        &[r#"web.toml:13:11: pool[0].forward: "nat" is not built yet (allowed: "dr", "ipip")"#],
     ),
     (
         "forwarding by fullnat",
@@ -648,7 +687,7 @@ name = "web""#,
         r#"[[pool]]
 name = "web"
 forward = "fullnat""#,
-        &[r#"web.toml:13:11: pool[0].forward: "fullnat" is not built yet (allowed: "dr")"#],
+        &[r#"web.toml:13:11: pool[0].forward: "fullnat" is not built yet (allowed: "dr", "ipip")"#],
     ),
     (
         "scheduling by rr",
@@ -741,7 +780,7 @@ forward = "nat"
 [[pool.member]]
 port = 8080
 name = "web1""#,
-        &[r#"web.toml:13:11: pool[0].forward: "nat" is not built yet (allowed: "dr")"#],
+        &[r#"web.toml:13:11: pool[0].forward: "nat" is not built yet (allowed: "dr", "ipip")"#],
     ),
     (
         "persistence",
@@ -800,15 +839,6 @@ flows_v6 = 262_144
             "web.toml:2:1: dataplane.flows_v4: is not built yet (allowed: no such key)",
             "web.toml:3:1: dataplane.flows_v6: is not built yet (allowed: no such key)",
         ],
-    ),
-    (
-        "a second interface",
-        r#"name = "eth0""#,
-        r#"name = "eth0"
-
-[[interface]]
-name = "eth1""#,
-        &["web.toml:4:1: interface[1]: a second interface is not built yet (allowed: one [[interface]])"],
     ),
     (
         "a VIP in IPv6",
@@ -1094,9 +1124,17 @@ port = 80"#,
 
 [[interface]]
 name = "eth0""#,
+        &[r#"web.toml:5:8: interface[1].name: "eth0" is already listed (also at line 2)"#],
+    ),
+    (
+        "a tunnel's source that is a VIP",
+        "[[interface]]",
+        r#"[dataplane]
+tunnel_source = "203.0.113.0/28"
+
+[[interface]]"#,
         &[
-            "web.toml:4:1: interface[1]: a second interface is not built yet (allowed: one [[interface]])",
-            r#"web.toml:5:8: interface[1].name: "eth0" is already listed (also at line 2)"#,
+            r#"web.toml:2:17: dataplane.tunnel_source: holds the address of VIP "web" (also at line 9; allowed: addresses of this node's own)"#,
         ],
     ),
     (
@@ -1146,7 +1184,7 @@ cores = 2
 ];
 
 const ABSENCES: &[Row] = &[
-    ("no interface", INTERFACE, "", &["web.toml:1:1: interface: is missing (allowed: one [[interface]])"]),
+    ("no interface", INTERFACE, "", &["web.toml:1:1: interface: is missing (allowed: at least one [[interface]])"]),
     ("no VIP", VIP, "", &["web.toml:1:1: vip: is missing (allowed: at least one [[vip]])"]),
     ("no members", MEMBERS, "", &["web.toml:11:1: pool[0]: has no members (allowed: at least one [[pool.member]])"]),
     (
@@ -1345,6 +1383,22 @@ name"#,
 
 const PORTS_UNDER_DR: &[Row] = &[
     (
+        "a member's port that is not the VIP's, in a tunnel",
+        r#"[[pool]]
+name = "web""#,
+        r#"[[pool]]
+name = "web"
+forward = "ipip"
+
+[[pool.member]]
+name = "web0"
+address = "203.0.113.9"
+port = 8080"#,
+        &[
+            r#"web.toml:18:8: pool[0].member[0].port: 8080 differs from VIP "web", which takes port 80 (also at line 8; allowed under "ipip": 80, or no port)"#,
+        ],
+    ),
+    (
         "a member's port that is not the VIP's",
         r#"address = "203.0.113.5""#,
         r#"address = "203.0.113.5"
@@ -1463,7 +1517,13 @@ fn the_good_one_takes_every_default() {
     };
     let expected = Model {
         node: Node { name: None, state_dir: PathBuf::from("/var/lib/pointsman"), hash_seed: String::new() },
-        dataplane: Dataplane { cores: None, xdp_mode: XdpMode::Auto, zero_copy: ZeroCopy::Auto, busy_poll: false },
+        dataplane: Dataplane {
+            cores: None,
+            xdp_mode: XdpMode::Auto,
+            zero_copy: ZeroCopy::Auto,
+            busy_poll: false,
+            tunnel_source: None,
+        },
         interfaces: vec![Interface { name: "eth0".to_owned() }],
         vips: vec![Vip {
             name: "web".to_owned(),

@@ -34,11 +34,32 @@ pub struct Network {
     pub links: BTreeMap<String, Link>,
     /// Every IPv4 address of this host, on all its interfaces.
     pub addresses: BTreeSet<Ipv4Addr>,
+    /// The subnets of the listed interfaces' addresses.
+    pub subnets: BTreeSet<Subnet>,
     /// One entry for each watched target.
     pub next_hops: BTreeMap<Ipv4Addr, Result<NextHop, Unresolved>>,
     /// How often the kernel's neighbour table refused an entry because it was full, since the watcher started. All
     /// network namespaces of a machine share the table, so another one may have filled it.
     pub table_overflows: u64,
+}
+
+/// The addresses that an interface reaches without a router.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subnet {
+    /// The interface.
+    pub interface: String,
+    /// One of the addresses.
+    pub address: Ipv4Addr,
+    /// How many leading bits they share.
+    pub length: u8,
+}
+
+impl Subnet {
+    /// Whether the address is one of them.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        let differing = u32::BITS.saturating_sub(self.length.into());
+        (self.address.to_bits() ^ address.to_bits()).checked_shr(differing).unwrap_or(0) == 0
+    }
 }
 
 /// A network interface.

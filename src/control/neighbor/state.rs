@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use super::entries::{Asked, Entries, Hop, Status, Why};
-use super::{Link, Network, NextHop, Unresolved};
+use super::{Link, Network, NextHop, Subnet, Unresolved};
 
 /// Something that the kernel said unasked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,11 +225,17 @@ impl State {
         Network {
             links: listed.map(|link| (link.name.clone(), link.link.clone())).collect(),
             addresses: self.addresses.iter().map(|own| own.address).collect(),
+            subnets: self.addresses.iter().filter_map(|own| self.subnet(own)).collect(),
             next_hops: (self.targets.iter())
                 .map(|(&address, target)| (address, self.next_hop(address, target)))
                 .collect(),
             table_overflows: self.table_overflows,
         }
+    }
+
+    fn subnet(&self, own: &OwnAddress) -> Option<Subnet> {
+        let link = self.links.get(&own.index).filter(|link| self.listed.contains(&link.name))?;
+        Some(Subnet { interface: link.name.clone(), address: own.address, length: own.length })
     }
 
     fn set_link(&mut self, link: LinkState) {
@@ -424,6 +430,7 @@ mod tests {
         let snapshot = World::resolved().state.snapshot();
         assert_eq!(Vec::from_iter(snapshot.links), [("eth0".to_owned(), link(1, "eth0").link)]);
         assert_eq!(snapshot.addresses, [OWN].into());
+        assert_eq!(snapshot.subnets, [Subnet { interface: "eth0".into(), address: OWN, length: 24 }].into());
         let near = NextHop { interface: "eth0".to_owned(), mac: MAC, gateway: None, source: OWN, mtu: None };
         let far = NextHop { gateway: Some(GATEWAY), ..near.clone() };
         assert_eq!(snapshot.next_hops, [(MEMBER, Ok(near)), (REMOTE, Ok(far))].into());

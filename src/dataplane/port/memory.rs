@@ -130,6 +130,21 @@ impl Port for MemoryPort {
         true
     }
 
+    fn headroom(&self, frame: &MemoryFrame) -> usize {
+        frame.start
+    }
+
+    fn grow(&self, frame: &mut MemoryFrame, bytes: usize) -> bool {
+        let Some(start) = frame.start.checked_sub(bytes) else { return false };
+        frame.start = start;
+        frame.length += bytes;
+        true
+    }
+
+    fn truncate(&self, frame: &mut MemoryFrame, length: usize) {
+        frame.length = frame.length.min(length);
+    }
+
     fn held(&self) -> usize {
         self.fill.len() + self.rx.len() + self.tx.len() + self.completion.len()
     }

@@ -1,6 +1,7 @@
 //! Where frames come from and go to. Knows frames, not headers.
 //!
-//! [`Port`] is one queue of one interface: four rings around a memory of equal-sized frames. [`xdp`] is the real one,
+//! [`Port`] is one queue of one interface: four rings around a memory of equal-sized frames, which all ports of one
+//! worker share. [`xdp`] is the real one,
 //! on AF_XDP; [`memory`] is its twin in plain memory, for tests, benches and replay without root.
 //!
 //! **Ownership.** A frame is owned by exactly one thing: the worker's list of free frames, one of a port's rings, or a
@@ -9,6 +10,7 @@
 
 pub mod memory;
 pub mod nic;
+mod shift;
 pub mod steering;
 pub mod xdp;
 
@@ -43,6 +45,16 @@ pub trait Port {
 
     /// Makes a free frame hold these bytes. `false`, and the frame is unchanged: they are more than it has room for.
     fn write(&self, frame: &mut Self::Frame, bytes: &[u8]) -> bool;
+
+    /// Bytes in front of the packet that it can [`grow`](Port::grow) by.
+    fn headroom(&self, frame: &Self::Frame) -> usize;
+
+    /// Has the packet start this many bytes earlier, in the frame's headroom; what stands there is to be overwritten.
+    /// `false`, and the frame is unchanged: there are not so many.
+    fn grow(&self, frame: &mut Self::Frame, bytes: usize) -> bool;
+
+    /// Cuts the packet off after this many bytes; a shorter one is left as it is.
+    fn truncate(&self, frame: &mut Self::Frame, length: usize);
 
     /// How many frames this port's rings own now.
     fn held(&self) -> usize;

@@ -56,6 +56,17 @@ pub struct SteeringCounters {
     pub no_socket: u64,
 }
 
+impl std::iter::Sum for SteeringCounters {
+    fn sum<I: Iterator<Item = Self>>(counters: I) -> Self {
+        counters.fold(Self::default(), |sum, one| Self {
+            redirected: sum.redirected + one.redirected,
+            passed: sum.passed + one.passed,
+            unserved: sum.unserved + one.unserved,
+            no_socket: sum.no_socket + one.no_socket,
+        })
+    }
+}
+
 /// Where the program sends a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Steered {

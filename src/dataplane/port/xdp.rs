@@ -1,4 +1,5 @@
-//! The real port: an AF_XDP socket on one queue of one interface, through xsk-rs.
+//! The real port: an AF_XDP socket on one queue of one interface, through xsk-rs. A worker's ports share one umem, so
+//! that a frame can come in by one and leave by another.
 //!
 //! What xsk-rs asks its caller to promise is kept here, once: a descriptor reaches a ring only inside an
 //! [`XdpFrame`], which cannot be copied, which only this module makes, and which remembers its umem.
@@ -18,6 +19,7 @@ use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, So
 use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
 
+use super::shift::AddressField;
 use super::{Port, RingStatistics};
 use crate::dataplane::parse::ETHERNET_LENGTH;
 
@@ -80,14 +82,14 @@ pub enum WantedCopyMode {
     Copy,
 }
 
-/// What to open.
+/// What to open: one queue on each of several interfaces, around one memory.
 #[derive(Debug, Clone)]
 pub struct OpenOptions {
-    /// The interface's name.
-    pub interface: String,
-    /// Its rx and tx queue, from 0.
+    /// The interfaces' names, at most [`MOST_PORTS`].
+    pub interfaces: Vec<String>,
+    /// The rx and tx queue on each of them, from 0.
     pub queue: u32,
-    /// The interface's MTU, bytes: frames must hold that and an Ethernet header.
+    /// The largest of the interfaces' MTUs, bytes: frames must hold that and an Ethernet header.
     pub mtu: u32,
     /// Which copy mode.
     pub copy_mode: WantedCopyMode,
@@ -101,18 +103,9 @@ pub struct OpenOptions {
 /// Why a port could not be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// The interface's MTU does not fit into a chunk.
-    #[error(
-        "{interface}: MTU {mtu} is more than {} (set it with: ip link set {interface} mtu {})",
-        largest_mtu(),
-        largest_mtu()
-    )]
-    Mtu {
-        /// The interface's name.
-        interface: String,
-        /// Its MTU.
-        mtu: u32,
-    },
+    /// An xsk-rs whose descriptors are not those that this program knows.
+    #[error("this build's xsk-rs has no address field in its descriptors; build with xsk-rs 0.11")]
+    Descriptor,
     /// The kernel would not give memory for the frames.
     #[error("memory for {bytes} bytes of frames: {source}{}", memory_advice(source))]
     Memory {
@@ -156,8 +149,14 @@ fn memory_advice(error: &io::Error) -> &'static str {
     }
 }
 
-const fn largest_mtu() -> u32 {
+/// The largest MTU whose frames fit into a chunk.
+pub const fn largest_mtu() -> u32 {
     LARGEST_FRAME - ETHERNET_LENGTH as u32
+}
+
+/// Bytes of memory that the frames of one worker's `ports` take at this MTU.
+pub fn memory_needed(ports: usize, mtu: u32) -> u64 {
+    ports as u64 * u64::from(FRAMES_PER_PORT) * u64::from(chunk_size(mtu))
 }
 
 /// The sole right to one frame of one umem.
@@ -173,11 +172,14 @@ pub struct XdpPort {
     umem: Umem,
     /// Tells this port's umem from every other one in the process.
     umem_id: u32,
+    /// Bytes of a chunk, a power of two.
+    chunk: usize,
+    address: AddressField,
     rx: RxQueue,
     tx: TxQueue,
     fill: FillQueue,
     completion: CompQueue,
-    /// Frames in the fill ring, the rx ring, or being received into.
+    /// Of the shared frames, those in this port's fill ring, its rx ring, or being received into.
     receiving: usize,
     /// Frames in the tx ring, being sent, or in the completion ring.
     sending: usize,
@@ -188,34 +190,40 @@ pub struct XdpPort {
     largest_mtu: u32,
 }
 
-/// A port, and the frames that it came with.
+/// One worker's ports, and the frames that they came with.
 #[derive(Debug)]
 pub struct Opened {
-    /// The port, its rings empty.
-    pub port: XdpPort,
-    /// Its frames, all free.
+    /// One per interface, in the order that was asked for; their rings are empty.
+    pub ports: Vec<XdpPort>,
+    /// The frames that they share, all free.
     pub frames: Vec<XdpFrame>,
-    /// Why it copies, where zero-copy would have been taken.
-    pub zero_copy_refused: Option<io::Error>,
+    /// Why they copy, where zero-copy would have been taken.
+    pub zero_copy_refused: Option<ZeroCopyRefused>,
+}
+
+/// Who would not do zero-copy, and why.
+#[derive(Debug)]
+pub struct ZeroCopyRefused {
+    /// The first interface that refused: all share the memory, and so the mode.
+    pub interface: String,
+    /// What the kernel said.
+    pub cause: io::Error,
 }
 
 impl XdpPort {
-    /// Opens a queue with a umem of its own.
+    /// Opens a queue on each interface, with one umem for all of them.
     ///
     /// # Errors
     ///
     /// See [`OpenError`]. A queue that a dead process has not quite left yet is waited for.
     pub fn open(options: &OpenOptions) -> Result<Opened, OpenError> {
-        if options.mtu > largest_mtu() {
-            return Err(OpenError::Mtu { interface: options.interface.clone(), mtu: options.mtu });
-        }
         match options.copy_mode {
             WantedCopyMode::ZeroCopy => open_patiently(options, CopyMode::ZeroCopy),
             WantedCopyMode::Copy => open_patiently(options, CopyMode::Copy),
             WantedCopyMode::Auto => match open_patiently(options, CopyMode::ZeroCopy) {
-                Err(OpenError::Socket { source, .. }) => {
+                Err(OpenError::Socket { source: cause, interface, .. }) => {
                     let opened = open_patiently(options, CopyMode::Copy)?;
-                    Ok(Opened { zero_copy_refused: Some(source), ..opened })
+                    Ok(Opened { zero_copy_refused: Some(ZeroCopyRefused { interface, cause }), ..opened })
                 }
                 opened => opened,
             },
@@ -252,10 +260,9 @@ fn open_patiently(options: &OpenOptions, mode: CopyMode) -> Result<Opened, OpenE
     loop {
         // After a failure libxdp's umem is not fit for another try: everything is made anew.
         match open_once(options, mode) {
-            Err(OpenError::Socket { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
+            Err(OpenError::Socket { source, interface, queue, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
                 if Instant::now() >= deadline {
-                    let OpenOptions { interface, queue, patience, .. } = options.clone();
-                    return Err(OpenError::Busy { interface, queue, patience });
+                    return Err(OpenError::Busy { interface, queue, patience: options.patience });
                 }
                 std::thread::sleep(BUSY_QUEUE_RETRY);
             }
@@ -267,23 +274,62 @@ fn open_patiently(options: &OpenOptions, mode: CopyMode) -> Result<Opened, OpenE
 fn open_once(options: &OpenOptions, mode: CopyMode) -> Result<Opened, OpenError> {
     static NEXT_UMEM: AtomicU32 = AtomicU32::new(0);
 
+    let address = AddressField::find().ok_or(OpenError::Descriptor)?;
     let chunk = chunk_size(options.mtu);
-    let memory_error = |error: Box<dyn std::error::Error>| OpenError::Memory {
-        bytes: u64::from(chunk * FRAMES_PER_PORT),
-        source: os_error(&*error),
-    };
+    let bytes = memory_needed(options.interfaces.len(), options.mtu);
+    let memory_error = |error: Box<dyn std::error::Error>| OpenError::Memory { bytes, source: os_error(&*error) };
     let umem_config = UmemConfig::builder()
         .frame_size(FrameSize::new(chunk).map_err(|error| memory_error(error.into()))?)
         .fill_queue_size(ring_size())
         .comp_queue_size(ring_size())
         .build()
         .map_err(|error| memory_error(error.into()))?;
-    let count = NonZeroU32::new(FRAMES_PER_PORT).unwrap_or(NonZeroU32::MIN);
+    let count = NonZeroU32::new((bytes / u64::from(chunk)) as u32).unwrap_or(NonZeroU32::MIN);
     let (umem, descriptors) = Umem::new(umem_config, count, false).map_err(|error| memory_error(error.into()))?;
+    let umem_id = NEXT_UMEM.fetch_add(1, Ordering::Relaxed);
 
-    let socket_error =
-        |source| OpenError::Socket { interface: options.interface.clone(), queue: options.queue, mode, source };
-    let socket_config = SocketConfig::builder()
+    let ports = options.interfaces.iter().map(|interface| {
+        let sockets = open_socket(options, interface, mode, &umem).map_err(|source| OpenError::Socket {
+            interface: interface.clone(),
+            queue: options.queue,
+            mode,
+            source,
+        })?;
+        let Sockets { rx, tx, fill, completion } = sockets;
+        Ok(XdpPort {
+            umem: umem.clone(),
+            umem_id,
+            chunk: chunk as usize,
+            address,
+            rx,
+            tx,
+            fill,
+            completion,
+            receiving: 0,
+            sending: 0,
+            unsent: 0,
+            busy_poll: options.busy_poll,
+            copy_mode: mode,
+            largest_mtu: chunk - HEADROOM - ETHERNET_LENGTH as u32,
+        })
+    });
+    let ports = ports.collect::<Result<_, OpenError>>()?;
+    let mut frames = Vec::with_capacity(descriptors.len());
+    XdpPort::adopt(umem_id, &descriptors, &mut frames);
+    Ok(Opened { ports, frames, zero_copy_refused: None })
+}
+
+/// The four rings of one socket.
+struct Sockets {
+    rx: RxQueue,
+    tx: TxQueue,
+    fill: FillQueue,
+    completion: CompQueue,
+}
+
+fn open_socket(options: &OpenOptions, interface: &str, mode: CopyMode, umem: &Umem) -> io::Result<Sockets> {
+    // Of sockets that share a umem the first one's flags hold for all (libxdp, xsk_socket__create_shared).
+    let config = SocketConfig::builder()
         .rx_queue_size(ring_size())
         .tx_queue_size(ring_size())
         .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
@@ -295,36 +341,17 @@ fn open_once(options: &OpenOptions, mode: CopyMode) -> Result<Opened, OpenError>
                 },
         )
         .build();
-    let interface: Interface =
-        options.interface.parse().map_err(|_| socket_error(io::Error::from(io::ErrorKind::InvalidInput)))?;
-    // SAFETY: the contract is that nobody uses the same umem's fill and completion rings elsewhere: this umem was made
-    // above and its rings go into the one port that is built below.
-    let created = unsafe { Socket::new(socket_config, &umem, &interface, options.queue) };
-    let (tx, rx, rings) = created.map_err(|error| socket_error(os_error(&error)))?;
+    let interface: Interface = interface.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: the contract is that a queue of an interface is bound once per umem, or else that libxdp loads no program
+    // of its own: it loads none, and every port of a umem is on another interface.
+    let created = unsafe { Socket::new(config, umem, &interface, options.queue) };
+    let (tx, rx, rings) = created.map_err(|error| os_error(&error))?;
     let (fill, completion) =
-        rings.ok_or_else(|| socket_error(io::Error::other("the umem's fill and completion rings are gone")))?;
-
-    let umem_id = NEXT_UMEM.fetch_add(1, Ordering::Relaxed);
-    let mut frames = Vec::with_capacity(descriptors.len());
-    XdpPort::adopt(umem_id, &descriptors, &mut frames);
+        rings.ok_or_else(|| io::Error::other("the interface's queue is in use by this process"))?;
     if options.busy_poll {
-        prefer_busy_poll(rx.fd().as_raw_fd()).map_err(socket_error)?;
+        prefer_busy_poll(rx.fd().as_raw_fd())?;
     }
-    let port = XdpPort {
-        umem,
-        umem_id,
-        rx,
-        tx,
-        fill,
-        completion,
-        receiving: 0,
-        sending: 0,
-        unsent: 0,
-        busy_poll: options.busy_poll,
-        copy_mode: mode,
-        largest_mtu: chunk - HEADROOM - ETHERNET_LENGTH as u32,
-    };
-    Ok(Opened { port, frames, zero_copy_refused: None })
+    Ok(Sockets { rx, tx, fill, completion })
 }
 
 /// A chunk holds the kernel's headroom and the largest frame of the interface; 2048 where that is enough, since twice
@@ -502,6 +529,33 @@ impl Port for XdpPort {
         }
         cursor.set_pos(0);
         cursor.write_all(bytes).is_ok()
+    }
+
+    fn headroom(&self, frame: &XdpFrame) -> usize {
+        frame.descriptor.addr() & (self.chunk - 1)
+    }
+
+    fn grow(&self, frame: &mut XdpFrame, bytes: usize) -> bool {
+        self.own(frame);
+        if self.headroom(frame) < bytes {
+            return false;
+        }
+        let length = frame.descriptor.lengths().data() + bytes;
+        let address = frame.descriptor.addr() - bytes;
+        // The kernel finds a chunk by its address's upper bits alone (`xp_aligned_extract_addr`,
+        // include/net/xsk_buff_pool.h), so a frame that comes back from the completion ring with this address still
+        // is the frame it was.
+        self.address.set(&mut frame.descriptor, address);
+        // SAFETY: as in `bytes_mut`; the address is in the same chunk as before.
+        unsafe { self.umem.data_mut(&mut frame.descriptor) }.cursor().set_pos(length);
+        true
+    }
+
+    fn truncate(&self, frame: &mut XdpFrame, length: usize) {
+        self.own(frame);
+        let length = length.min(frame.descriptor.lengths().data());
+        // SAFETY: as in `bytes_mut`.
+        unsafe { self.umem.data_mut(&mut frame.descriptor) }.cursor().set_pos(length);
     }
 
     fn held(&self) -> usize {
