@@ -4,7 +4,7 @@
 //!
 //! **A packet's walk** ([`dataplane`]):
 //! `port` (rx ring) → `parse` → `service` (which VIP?) → `flow` (seen before?) → `select` (which member?) →
-//! `rewrite` → `port` (tx ring). `process` names these stages in this order; `worker` is the loop around it.
+//! `rewrite` | `encap` → `port` (tx ring). `process` names these stages in this order; `worker` is the loop around it.
 //!
 //! **A config's walk** ([`control`]):
 //! `file` (the TOML as it is written, every value with its place) → `model` (validated; errors name file, line, column and key) → `compile`
