@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use pointsman::dataplane::counters::Counters;
 use pointsman::dataplane::flow::FlowTable;
+use pointsman::dataplane::port::Port;
 use pointsman::dataplane::port::memory::{MemoryPort, frames};
-use pointsman::dataplane::tables::{InterfaceId, Tables};
+use pointsman::dataplane::tables::{Interface, InterfaceId, Tables};
 use pointsman::dataplane::verdict::DropReason;
 use pointsman::dataplane::worker::{Idle, Mailbox, Order, Parts, Worker};
 use support::*;
 
 const RING: usize = 256;
+/// Frames per port.
 const FRAMES: usize = 2 * RING;
 
 struct Bench {
@@ -22,11 +24,15 @@ struct Bench {
 }
 
 fn bench() -> Bench {
+    bench_with(1)
+}
+
+fn bench_with(ports: usize) -> Bench {
     let mailbox = Arc::new(Mailbox::new().expect("an eventfd"));
     let counters = Arc::new(Counters::new(5, 6));
     let worker = Worker::new(Parts {
-        ports: vec![MemoryPort::new(RING)],
-        frames: frames(FRAMES, 2048),
+        ports: (0..ports).map(|_| MemoryPort::new(RING)).collect(),
+        frames: frames(ports * FRAMES, 2048),
         mailbox: Arc::clone(&mailbox),
         counters: Arc::clone(&counters),
         flows: Arc::new(FlowTable::default()),
@@ -56,11 +62,14 @@ fn every_frame_is_accounted_for_after_ten_million_packets() {
         Frame::tcp(40_000, 80, 0).bytes(),
         Frame::tcp(40_001, 80, 1400).bytes(),
         Frame::udp(40_002, 53, 100).bytes(),
-        Frame::tcp(40_003, 80, 1461).bytes(),                       // oversize
-        Frame::tcp(40_004, 81, 0).bytes(),                          // no service
+        Frame::tcp(40_003, 80, 1461).bytes(), // oversize
+        to_tunnel(Frame::tcp(40_005, 80, 1440)).bytes(),
+        to_tunnel(Frame::tcp(40_006, 80, 1441)).bytes(), // oversize with its outer header
+        Frame { padding: 300, ..Frame::udp(40_007, 53, 100) }.bytes(), // a trailer, to be cut off
+        Frame::tcp(40_004, 81, 0).bytes(),               // no service
         Frame { fragment: 0x2000, ..Frame::tcp(1, 80, 0) }.bytes(), // fragment
         Frame { destination_mac: [2; 6], ..Frame::tcp(1, 80, 0) }.bytes(), // other host
-        Frame::tcp(1, 80, 0).bytes()[..20].to_vec(),                // truncated
+        Frame::tcp(1, 80, 0).bytes()[..20].to_vec(),     // truncated
         Frame::echo(7, b"ping").bytes(),
         ArpFrame::request(CLIENT, VIP).bytes(),
         ArpFrame::request(VIP, VIP).bytes(), // conflict
@@ -112,6 +121,7 @@ fn every_frame_is_accounted_for_after_ten_million_packets() {
     assert_eq!(sent, collected, "every packet that was sent arrived");
     for reason in [
         DropReason::Oversize,
+        DropReason::TunnelOversize,
         DropReason::NoService,
         DropReason::Ipv4Fragment,
         DropReason::OtherHost,
@@ -165,4 +175,58 @@ fn a_worker_that_takes_no_orders_gives_them_back() {
     let frame = || Order::Send(InterfaceId(0), vec![0; 60].into());
     let refused = (0..1000).filter(|_| mailbox.order(frame()).is_err()).count();
     assert_eq!(refused, 1000 - 64);
+}
+
+#[test]
+fn frames_that_come_in_by_one_interface_and_leave_by_the_other_come_back() {
+    // Nine of ten packets come in by the first interface; members are on both, and the second stands still by times.
+    const PACKETS: u64 = 1_000_000;
+    let Bench { mut worker, mailbox, counters } = bench_with(2);
+    let mut tables = tables(4, 1500);
+    for (index, member) in tables.members.iter_mut().enumerate() {
+        member.egress = InterfaceId(u8::from(index % 4 != 0));
+    }
+    tables.interfaces = [tables.interfaces[0], Interface { mac: SECOND_MAC }].into();
+    mailbox.order(Order::Publish(Arc::new(tables))).expect("room");
+    let by = |destination_mac, frame: Frame| Frame { destination_mac, ..frame };
+    let mut dice = Dice(2);
+    let (mut offered, mut lost, mut collected, mut rounds) = (0, 0, [0; 2], 0_u64);
+    while offered < PACKETS {
+        for _ in 0..dice.roll(200) {
+            let port = usize::from(dice.roll(10) == 0);
+            let mac = [LB_MAC, SECOND_MAC][port];
+            let flow = Frame::tcp(1024 + dice.roll(50_000) as u16, 80, 0);
+            let packet = if dice.roll(2) == 0 { by(mac, flow) } else { by(mac, to_tunnel(flow)) };
+            offered += 1;
+            lost += u64::from(!worker.ports()[port].deliver(&packet.bytes()));
+        }
+        worker.round();
+        for (port, collected) in collected.iter_mut().enumerate() {
+            let stands_still = rounds % 400 < [20, 100][port];
+            let limit = if stands_still { 0 } else { dice.roll(200) as usize };
+            *collected += worker.ports()[port].collect(limit, |_| {}) as u64;
+        }
+        rounds += 1;
+        assert_eq!(worker.frames(), 2 * FRAMES, "after {offered} packets");
+    }
+    let mut rest = true;
+    while rest {
+        rest = worker.round() > 0;
+        for (port, collected) in collected.iter_mut().enumerate() {
+            let count = worker.ports()[port].collect(usize::MAX, |_| {});
+            *collected += count as u64;
+            rest |= count > 0;
+        }
+    }
+    worker.round();
+    // Every frame is where it is needed: both fill rings are full again.
+    for port in worker.ports() {
+        assert_eq!(port.held(), RING, "a full fill ring, and nothing else");
+    }
+    let [received, sent] = [&counters.received, &counters.transmitted].map(|traffic| traffic.packets.get());
+    let full = counters.dropped_for(DropReason::TxRingFull).get();
+    assert_eq!((received, received), (offered - lost, sent + full));
+    assert_eq!(sent, collected.iter().sum::<u64>());
+    assert!(lost > 0 && full > 0, "the run did not come to full rings: {lost} lost, {full} dropped");
+    println!("{offered} offered, {lost} lost, {collected:?} sent by each, {full} dropped for a full tx ring");
 }

@@ -284,11 +284,6 @@ fn another_hosts_claim_to_a_vip_is_a_conflict() {
     }
 }
 
-/// A packet to the VIP whose members are reached in tunnels.
-fn to_tunnel(frame: Frame) -> Frame {
-    Frame { destination: TUNNEL_VIP, ..frame }
-}
-
 #[test]
 fn what_is_sent_into_a_tunnel_keeps_every_byte_behind_an_outer_header() {
     let with_options = Frame { header_words: 7, options: vec![1; 8], ..Frame::tcp(40_000, 80, 10) };
@@ -376,8 +371,7 @@ fn a_flow_and_the_errors_about_it_share_an_outer_source() {
 fn arp_is_answered_and_claims_are_heard_where_a_vip_is_announced() {
     let mut tables = tables(1, 1500);
     let second = InterfaceId(1);
-    let second_mac = [0x02, 0, 0, 0, 0, 0x20];
-    tables.interfaces = [tables.interfaces[0], Interface { mac: second_mac }].into();
+    tables.interfaces = [tables.interfaces[0], Interface { mac: SECOND_MAC }].into();
     let flows = FlowTable::default();
     let at = |ingress, frame: &[u8]| {
         decide(&State { tables: &tables, flows: &flows }, &Packet { frame, ingress, headroom: 256 }, NOW).verdict
@@ -386,6 +380,6 @@ fn arp_is_answered_and_claims_are_heard_where_a_vip_is_announced() {
     assert_eq!(at(INGRESS, &request), Verdict::Answer(Answer::ArpReply));
     assert_eq!(at(second, &request), Verdict::Drop(DropReason::ArpNotOurs), "not announced there");
     // Our second interface is on the same wire.
-    let own = ArpFrame { sender_mac: second_mac, ..ArpFrame::request(VIP, VIP) }.bytes();
+    let own = ArpFrame { sender_mac: SECOND_MAC, ..ArpFrame::request(VIP, VIP) }.bytes();
     assert_eq!(at(INGRESS, &own), Verdict::Drop(DropReason::ArpNotOurs), "our own announcement");
 }

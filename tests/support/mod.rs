@@ -16,6 +16,7 @@ use pointsman::dataplane::tables::{
 };
 
 pub const LB_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x10];
+pub const SECOND_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x20];
 pub const ROUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 pub const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
@@ -133,6 +134,11 @@ impl Frame {
         frame.extend(std::iter::repeat_n(0xee, self.padding));
         frame
     }
+}
+
+/// A packet to the VIP whose members are reached in tunnels.
+pub fn to_tunnel(frame: Frame) -> Frame {
+    Frame { destination: TUNNEL_VIP, ..frame }
 }
 
 pub fn tcp_segment(source_port: u16, destination_port: u16, data: usize) -> Vec<u8> {
