@@ -62,7 +62,7 @@ use topology::Places;
 /// A client, a gateway, a balancer and members in namespaces of their own.
 #[derive(Debug)]
 pub struct Lab {
-    // Fields are dropped in this order: processes end before their namespaces.
+    // Fields are dropped in this order: processes and programs end before their namespaces.
     spawner: Spawner,
     decapsulating: Vec<Option<Decapsulating>>,
     topology: Topology,

@@ -69,8 +69,8 @@ pub struct Topology {
     pub layout: Layout,
     /// Members, 1 to [`MEMBERS_MAX`].
     pub members: usize,
-    /// Receive and transmit queues of the balancer's interfaces and of their peers, 1 to 16. XDP cannot be attached where
-    /// the peer has more transmit queues than there are receive queues, so both have the same number.
+    /// Receive and transmit queues of the balancer's interfaces and of their peers, 1 to 16. XDP cannot be attached
+    /// where the peer has more transmit queues than there are receive queues, so both have the same number.
     pub queues: usize,
     /// Every interface's MTU, 68 to 9000. Native XDP on veth refuses more than about 3500.
     pub mtu: u32,
