@@ -1,9 +1,9 @@
-//! Compiles the steering program (bpf/*.bpf.c) with clang, to be embedded in the binary.
+//! Compiles the XDP programs (bpf/*.bpf.c) with clang, to be embedded in the binary.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
-const PROGRAMS: [&str; 1] = ["steering"];
+const PROGRAMS: [&str; 2] = ["steering", "decapsulate"];
 
 fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());

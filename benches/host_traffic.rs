@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         server
     })?;
     let object = compile_pass(&lab.directory())?;
-    let config = lab.dr_config(&[Service::http(&[1, 1, 1])]);
+    let config = lab.config(&[Service::http(&[1, 1, 1])]);
 
     let (mut pass, mut ours) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {

@@ -20,11 +20,13 @@
 //!   cli/            one file per command
 //!   dataplane/      the packet's walk: workers, rings, tables; no control, no serde
 //!   control/        the config's walk: one thread that decides what the workers' tables say
+//!   realserver/     what a member needs: decapsulation
 //!   lab/            network namespaces, real clients and members: for the demo and the tests
-//! bpf/              the steering program (C), compiled by build.rs
+//! bpf/              the steering and decapsulation programs (C), compiled by build.rs
 //! ```
 
 pub mod cli;
 pub mod control;
 pub mod dataplane;
 pub mod lab;
+pub mod realserver;

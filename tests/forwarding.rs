@@ -27,7 +27,7 @@ fn sent_by(lab: &Lab, port: &str) -> u64 {
 fn a_thousand_connections_carry_a_megabyte_each_way() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
     // A thousand senders at memory speed would only show that two cores are not enough for client, network, balancer
     // and members at once, so the client has a network card: 400 megabit a second, and a queue that a thousand send
     // buffers fit into.
@@ -63,7 +63,7 @@ fn a_thousand_connections_carry_a_megabyte_each_way() {
 fn udp_requests_are_answered() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::dns(&[1, 1, 1])])).expect("balancer");
+    let mut balancer = lab.spawn_balancer(&lab.config(&[Service::dns(&[1, 1, 1])])).expect("balancer");
     let report = lab.client_load(&Load { connections: 3000, ..lab.udp() }).expect("load");
     assert_clean(&report, 3000);
     assert_eq!(report.connections_by_member.len(), 3, "{:?}", report.connections_by_member);
@@ -76,7 +76,7 @@ fn assert_distribution(weights: &[u16]) {
     const CONNECTIONS: u64 = 30_000;
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let _balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(weights)])).expect("balancer");
+    let _balancer = lab.spawn_balancer(&lab.config(&[Service::http(weights)])).expect("balancer");
     let load = Load { connections: CONNECTIONS, concurrency: 128, limit_seconds: 110, ..lab.get() };
     let report = lab.client_load(&load).expect("load");
     assert_clean(&report, CONNECTIONS);
@@ -109,7 +109,7 @@ fn a_member_of_weight_zero_gets_nothing() {
 fn two_queues_are_two_workers_that_share_the_load() {
     let Some(lab) = build(&Topology { queues: 2, ..topology() }) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
     let report = lab.client_load(&Load { connections: 5000, ..lab.get() }).expect("load");
     assert_clean(&report, 5000);
     balancer.stop().expect("stop");
@@ -125,7 +125,7 @@ fn several_vips_and_any_port() {
     let topology = Topology { vips: vec![Topology::VIP, any.address], tcp_ports: vec![80, 8080, 9999], ..topology() };
     let Some(lab) = build(&topology) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let config = lab.dr_config(&[Service::http(&[1, 1, 1]), Service::dns(&[1]), any.clone()]);
+    let config = lab.config(&[Service::http(&[1, 1, 1]), Service::dns(&[1]), any.clone()]);
     let mut balancer = lab.spawn_balancer(&config).expect("balancer");
     for port in [8080, 9999] {
         let target = std::net::SocketAddrV4::new(any.address, port);
@@ -153,7 +153,7 @@ fn several_vips_and_any_port() {
 fn after_kill_9_nothing_is_attached_and_a_restart_forwards() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let config = lab.dr_config(&[Service::http(&[1, 1, 1])]);
+    let config = lab.config(&[Service::http(&[1, 1, 1])]);
     let attached = || lab.balancer().run(["ip", "link", "show", "eth0"]).expect("ip link").contains("xdp");
     for round in 0..20 {
         let started = std::time::Instant::now();

@@ -64,7 +64,7 @@ fn with(config: &str, table: &str) -> String {
 fn sigterm_leaves_nothing_behind() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
     assert_forwards(&lab);
     assert!(balancer.stop().expect("stop").success());
     assert!(!lab.balancer().run(["ip", "link", "show", "eth0"]).expect("ip").contains("xdp"));
@@ -83,7 +83,7 @@ fn five_capabilities_are_enough() {
     let place = |name: &str| directory.path().join(name);
     std::fs::copy(env!("CARGO_BIN_EXE_pointsman"), place("pointsman")).expect("copy");
     let state = format!("state_dir = {:?}", place("state"));
-    let config = lab.dr_config(&[Service::http(&[1, 1, 1])]);
+    let config = lab.config(&[Service::http(&[1, 1, 1])]);
     let config: Vec<&str> =
         config.lines().map(|line| if line.starts_with("state_dir") { state.as_str() } else { line }).collect();
     std::fs::write(place("lb.toml"), config.join("\n")).expect("write");
@@ -110,7 +110,7 @@ fn five_capabilities_are_enough() {
 #[test]
 fn a_vip_answers_ping_and_the_host_keeps_its_own() {
     let Some(lab) = build(&topology()) else { return };
-    let _balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    let _balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
     assert!(ping(&lab, Topology::VIP));
     assert!(ping(&lab, Topology::BALANCER));
     let client = lab.client().run(["ping", "-c", "3", "-i", "0.2", "-s", "1400", &Topology::VIP.to_string()]);
@@ -130,7 +130,7 @@ fn a_vip_on_the_hosts_own_address_takes_its_ports_only() {
     server.args(["lab", "member", "--name", "host", "--listen", "0.0.0.0:2222"]);
     server.stdout(std::process::Stdio::null());
     let mut server = lab.spawn(server).expect("the host's server");
-    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[service])).expect("balancer");
+    let mut balancer = lab.spawn_balancer(&lab.config(&[service])).expect("balancer");
     assert!(ping(&lab, own), "the kernel answers for its own address");
     let load = |port| Load { target: SocketAddrV4::new(own, port), connections: 100, ..lab.get() };
     let vip = lab.client_load(&load(80)).expect("load");
@@ -148,7 +148,7 @@ fn a_vip_on_the_hosts_own_address_takes_its_ports_only() {
 fn any_port_on_the_hosts_own_address_is_refused() {
     let Some(lab) = build(&topology()) else { return };
     let service = Service { address: Topology::BALANCER, port: None, ..Service::http(&[1]) };
-    let (status, log) = refusal(&lab, &lab.dr_config(&[service]));
+    let (status, log) = refusal(&lab, &lab.config(&[service]));
     assert!(status.contains("exit status: 1"), "{status}");
     assert!(
         log.contains(
@@ -162,7 +162,7 @@ fn any_port_on_the_hosts_own_address_is_refused() {
 #[test]
 fn somebody_elses_program_is_named() {
     let Some(lab) = build(&topology()) else { return };
-    let config = lab.dr_config(&[Service::http(&[1])]);
+    let config = lab.config(&[Service::http(&[1])]);
     let _first = lab.spawn_balancer(&config).expect("the first");
     let (status, log) = refusal(&lab, &config);
     assert!(status.contains("exit status: 3"), "{status}");
@@ -173,7 +173,7 @@ fn somebody_elses_program_is_named() {
 #[test]
 fn an_interface_that_is_not_there_is_named() {
     let Some(lab) = build(&topology()) else { return };
-    let config = lab.dr_config(&[Service::http(&[1])]).replace("\"eth0\"", "\"eth7\"");
+    let config = lab.config(&[Service::http(&[1])]).replace("\"eth0\"", "\"eth7\"");
     let (status, log) = refusal(&lab, &config);
     assert!(status.contains("exit status: 3"), "{status}");
     assert!(log.contains("pointsman: interface eth7: does not exist on this host (see: ip link)"), "{log}");
@@ -185,7 +185,7 @@ fn native_where_the_driver_cannot_is_an_error_and_auto_says_that_it_falls_back()
     // A bridge has no XDP of its own.
     ip(&lab, "link add br9 type bridge");
     ip(&lab, "link set br9 up");
-    let config = lab.dr_config(&[Service::http(&[1])]).replace("\"eth0\"", "\"br9\"");
+    let config = lab.config(&[Service::http(&[1])]).replace("\"eth0\"", "\"br9\"");
     let (status, log) = refusal(&lab, &with(&config, "[dataplane]\nxdp_mode = \"native\""));
     assert!(status.contains("exit status: 3"), "{status}");
     assert!(log.contains("pointsman: br9 (driver bridge): no native XDP: the driver does not support it"), "{log}");
@@ -198,7 +198,7 @@ fn native_where_the_driver_cannot_is_an_error_and_auto_says_that_it_falls_back()
 fn generic_mode_forwards_too() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let config = with(&lab.dr_config(&[Service::http(&[1, 1, 1])]), "[dataplane]\nxdp_mode = \"generic\"");
+    let config = with(&lab.config(&[Service::http(&[1, 1, 1])]), "[dataplane]\nxdp_mode = \"generic\"");
     let balancer = lab.spawn_balancer(&config).expect("balancer");
     assert_logs(&balancer, "attached eth0 generic copy queue 0");
     assert_forwards(&lab);
@@ -208,7 +208,7 @@ fn generic_mode_forwards_too() {
 fn busy_polling_forwards_too() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let config = with(&lab.dr_config(&[Service::http(&[1, 1, 1])]), "[dataplane]\nbusy_poll = true");
+    let config = with(&lab.config(&[Service::http(&[1, 1, 1])]), "[dataplane]\nbusy_poll = true");
     let mut balancer = lab.spawn_balancer(&config).expect("balancer");
     assert_forwards(&lab);
     balancer.stop().expect("stop");
@@ -218,7 +218,7 @@ fn busy_polling_forwards_too() {
 #[test]
 fn zero_copy_on_a_driver_without_it_is_an_error() {
     let Some(lab) = build(&topology()) else { return };
-    let config = with(&lab.dr_config(&[Service::http(&[1])]), "[dataplane]\nzero_copy = \"on\"");
+    let config = with(&lab.config(&[Service::http(&[1])]), "[dataplane]\nzero_copy = \"on\"");
     let (status, log) = refusal(&lab, &config);
     assert!(status.contains("exit status: 3"), "{status}");
     assert!(log.contains("pointsman: AF_XDP socket on eth0 queue 0 (zero-copy): "), "{log}");
@@ -227,7 +227,7 @@ fn zero_copy_on_a_driver_without_it_is_an_error() {
 #[test]
 fn fewer_cores_than_queues_is_an_error_that_names_the_command() {
     let Some(lab) = build(&Topology { queues: 2, ..topology() }) else { return };
-    let config = with(&lab.dr_config(&[Service::http(&[1])]), "[dataplane]\ncores = [0]");
+    let config = with(&lab.config(&[Service::http(&[1])]), "[dataplane]\ncores = [0]");
     let (status, log) = refusal(&lab, &config);
     assert!(status.contains("exit status: 3"), "{status}");
     assert!(log.contains("dataplane.cores names 1 cores, and eth0 has 2 queues"), "{log}");
@@ -238,11 +238,11 @@ fn fewer_cores_than_queues_is_an_error_that_names_the_command() {
 fn a_member_whose_mac_changes_is_followed() {
     let Some(lab) = build(&Topology { members: 1, ..topology() }) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1])])).expect("balancer");
+    let balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1])])).expect("balancer");
     assert_forwards(&lab);
     lab.member(0).run(["ip", "link", "set", "eth0", "address", "02:00:00:00:77:77"]).expect("ip");
     // A host says so when its MAC changes (net.ipv4.conf.*.arp_notify does it by itself).
-    let address = Topology::member_address(0).to_string();
+    let address = lab.topology().member_address(0).to_string();
     lab.member(0)
         .run(["ip", "route", "replace", "default", "via", &Topology::GATEWAY_LAN_SIDE.to_string()])
         .expect("ip");
@@ -257,7 +257,7 @@ fn a_member_that_does_not_answer_gets_nothing_and_is_said() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
     lab.member(1).run(["ip", "link", "set", "eth0", "down"]).expect("ip");
-    let balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    let balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
     assert_logs(&balancer, "member web/member2 unresolved: ");
     let report = lab.client_load(&Load { connections: 300, ..lab.get() }).expect("load");
     assert_eq!(report.failures, 0, "{:?}", report.failure_counts);
@@ -274,7 +274,7 @@ fn a_member_that_does_not_answer_gets_nothing_and_is_said() {
 fn a_link_that_goes_down_and_up_is_survived() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    let balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
     assert_forwards(&lab);
     for round in 1..=3 {
         ip(&lab, "link set eth0 down");
@@ -291,7 +291,7 @@ fn a_link_that_goes_down_and_up_is_survived() {
 fn a_smaller_mtu_is_followed() {
     let Some(lab) = build(&Topology { members: 1, ..topology() }) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1])])).expect("balancer");
+    let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1])])).expect("balancer");
     ip(&lab, "link set eth0 mtu 1400");
     assert_logs(&balancer, "1400");
     ip(&lab, "link set eth0 mtu 1500");
@@ -308,7 +308,7 @@ fn a_smaller_mtu_is_followed() {
 #[test]
 fn a_larger_mtu_gets_larger_frames() {
     let Some(lab) = build(&topology()) else { return };
-    let balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1])])).expect("balancer");
+    let balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1])])).expect("balancer");
     for (namespace, interface) in [(lab.balancer(), "eth0"), (lab.gateway(), "balancer"), (lab.gateway(), "lan")] {
         namespace.run(["ip", "link", "set", interface, "mtu", "3000"]).expect("ip");
     }
@@ -326,7 +326,7 @@ fn more_or_fewer_queues_are_followed() {
     lab.balancer().run(["ethtool", "-L", "eth0", "rx", "1"]).ok();
     lab.gateway().run(["ethtool", "-L", "balancer", "tx", "1"]).expect("ethtool");
     lab.balancer().run(["ethtool", "-L", "eth0", "rx", "1"]).expect("ethtool");
-    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
     assert_forwards(&lab);
     lab.balancer().run(["ethtool", "-L", "eth0", "rx", "2"]).expect("ethtool");
     assert_logs(&balancer, "eth0: it has 2 queues now, and had 1");
@@ -343,7 +343,7 @@ fn an_interface_that_gets_another_mac_announces_its_vips_anew() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
     lab.gateway().write_sysctl("net.ipv4.conf.lan.arp_accept", "1").expect("sysctl");
-    let _balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    let _balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
     assert_forwards(&lab);
     ip(&lab, "link set eth0 address 02:00:00:00:77:10");
     let learned = || lab.gateway().run(["ip", "neighbour", "show", &Topology::VIP.to_string()]).expect("ip");
@@ -362,7 +362,7 @@ fn hundreds_of_addresses_are_announced() {
         .collect();
     // The LAN's router has an address among them, so that it believes their announcements.
     lab.gateway().run(["ip", "addr", "add", "10.9.8.254/24", "dev", "lan"]).expect("ip");
-    let mut balancer = lab.spawn_balancer(&lab.dr_config(&services)).expect("balancer");
+    let mut balancer = lab.spawn_balancer(&lab.config(&services)).expect("balancer");
     let learned = || lab.gateway().run(["ip", "neighbour", "show", "dev", "lan"]).expect("ip");
     let all = || {
         let learned = learned();
@@ -377,7 +377,7 @@ fn an_address_that_becomes_the_hosts_own_is_not_taken_from_it() {
     let any = Service { port: None, ..Service::http(&[1, 1, 1]) };
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let balancer = lab.spawn_balancer(&lab.dr_config(&[any])).expect("balancer");
+    let balancer = lab.spawn_balancer(&lab.config(&[any])).expect("balancer");
     assert_forwards(&lab);
     ip(&lab, "addr add 198.51.100.50/32 dev eth0");
     assert_logs(&balancer, "it would cut the host off, so it is not served");
@@ -393,7 +393,7 @@ fn an_address_that_becomes_the_hosts_own_is_not_taken_from_it() {
 #[test]
 fn a_disabled_vip_is_dropped_and_not_routed() {
     let Some(lab) = build(&topology()) else { return };
-    let config = lab.dr_config(&[Service::http(&[1])]).replace("announce = \"arp\"", "enabled = false");
+    let config = lab.config(&[Service::http(&[1])]).replace("announce = \"arp\"", "enabled = false");
     lab.balancer().write_sysctl("net.ipv4.ip_forward", "1").expect("sysctl");
     let mut balancer = lab.spawn_balancer(&config).expect("balancer");
     lab.gateway()
@@ -409,7 +409,7 @@ fn a_disabled_vip_is_dropped_and_not_routed() {
 fn an_interface_that_vanishes_and_comes_back_is_served_again() {
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
     assert_forwards(&lab);
     for round in 1..=3 {
         ip(&lab, "link del eth0");
@@ -438,7 +438,7 @@ fn vips_are_announced_and_a_rival_raises_the_alarm() {
     let Some(lab) = build(&topology()) else { return };
     // The gateway has never heard of the VIP, and may learn it from the announcement alone.
     lab.gateway().write_sysctl("net.ipv4.conf.lan.arp_accept", "1").expect("sysctl");
-    let balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    let balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
     let learned = || lab.gateway().run(["ip", "neighbour", "show", &Topology::VIP.to_string()]).expect("ip");
     assert!(wait_until(PATIENCE, || learned().contains("02:00:00:00:00:10")), "{}", learned());
 

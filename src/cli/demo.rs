@@ -101,7 +101,7 @@ fn run(arguments: &DemoArguments, weights: Vec<u16>) -> anyhow::Result<bool> {
     let lab = Lab::build(&topology)?;
     let servers = lab.spawn_member_servers()?;
     screen.line(&picture(&topology, &weights));
-    let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&weights)]))?;
+    let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&weights)]))?;
     // What it logged before it said `ready` comes through another pipe, perhaps a moment later.
     wait_until(LOG_WITHIN, || attached(&balancer).len() >= arguments.queues);
     let attached = attached(&balancer);
@@ -169,7 +169,7 @@ fn picture(topology: &Topology, weights: &[u16]) -> String {
     let indent = lines[0].chars().take_while(|c| *c != '┬').count() - 1;
     for (index, weight) in weights.iter().enumerate() {
         let corner = if index + 1 == weights.len() { '└' } else { '├' };
-        let (name, address) = (Topology::member_name(index), Topology::member_address(index));
+        let (name, address) = (Topology::member_name(index), topology.member_address(index));
         lines.push(format!("{:indent$}{corner}── {name} {address}, weight {weight}", ""));
     }
     lines.push(format!(

@@ -5,6 +5,8 @@ use std::process::ExitStatus;
 
 use nix::errno::Errno;
 
+use crate::realserver::decapsulate::DecapsulateError;
+
 /// Why a lab could not be built or used.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
@@ -49,6 +51,14 @@ pub enum LabError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A member cannot be made the end of a tunnel.
+    #[error("in the lab's {namespace}: {source}")]
+    Decapsulate {
+        /// The member.
+        namespace: String,
+        /// What was not to be.
+        source: DecapsulateError,
+    },
     /// A process of the lab did not print `ready`.
     #[error("{process} was not ready within {seconds} s ({status}); it said:\n{log}")]
     NotReady {
@@ -81,6 +91,13 @@ impl LabError {
 
     /// Whether it is this machine that cannot hold a lab: no rights, a program or a kernel feature missing.
     pub fn cannot_run_here(&self) -> bool {
-        matches!(self, Self::NotPermitted(_) | Self::ProgramMissing { .. } | Self::Command { .. } | Self::System { .. })
+        match self {
+            Self::NotPermitted(_)
+            | Self::ProgramMissing { .. }
+            | Self::Command { .. }
+            | Self::System { .. }
+            | Self::Decapsulate { .. } => true,
+            Self::Topology { .. } | Self::NotReady { .. } | Self::NoReport { .. } => false,
+        }
     }
 }

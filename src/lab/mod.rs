@@ -3,6 +3,8 @@
 //! - `topology`: who is connected to whom, and how it is made so
 //! - `namespace`: one anonymous namespace, which ends with this process whatever ends it
 //! - `inside`, `offload`, `scratch`: system calls that nobody wraps; the lab's only `unsafe`
+//! - `decapsulation`: members as the end of IPIP tunnels
+//! - `service`: configurations for the balancer
 //! - `process`: the balancer and the members' servers as processes
 //! - `load`: what the client is asked to do, and its report
 //! - `role`: what runs inside the namespaces: the members' server and the client's load generator
@@ -15,7 +17,7 @@
 //!
 //! let lab = Lab::build(&Topology::default())?;
 //! let members = lab.spawn_member_servers()?;
-//! let mut balancer = lab.spawn_balancer(&lab.dr_config(&[Service::http(&[1, 1, 1])]))?;
+//! let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])]))?;
 //! let report = lab.client_load(&Load { connections: 1000, ..lab.get() })?;
 //! assert_eq!(report.failures, 0);
 //! assert!(balancer.stop()?.success());
@@ -23,6 +25,7 @@
 //! # Ok::<(), pointsman::lab::LabError>(())
 //! ```
 
+mod decapsulation;
 mod error;
 mod inside;
 mod load;
@@ -35,7 +38,6 @@ mod service;
 mod topology;
 
 use std::fs;
-
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -43,14 +45,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use decapsulation::{Decapsulating, Decapsulation};
 pub use error::LabError;
 pub use load::{Latency, Load, LoadReport, Mode, Progress};
 pub use namespace::{InterfaceCounters, Namespace};
 pub use process::Process;
 pub use role::{LabArguments, role};
 pub use service::Service;
-pub use topology::{MEMBERS_MAX, Topology};
+pub use topology::{Layout, MEMBERS_MAX, Topology};
 
+use decapsulation::decapsulate;
 use process::Spawner;
 use scratch::Scratch;
 use topology::Places;
@@ -58,8 +62,9 @@ use topology::Places;
 /// A client, a gateway, a balancer and members in namespaces of their own.
 #[derive(Debug)]
 pub struct Lab {
-    // Fields are dropped in this order: processes end before their namespaces.
+    // Fields are dropped in this order: processes and programs end before their namespaces.
     spawner: Spawner,
+    decapsulating: Vec<Option<Decapsulating>>,
     topology: Topology,
     client: Namespace,
     gateway: Namespace,
@@ -73,7 +78,7 @@ impl Lab {
     /// Builds the namespaces and joins them. Needs root (`CAP_SYS_ADMIN`, `CAP_NET_ADMIN`) and the program `ip`.
     pub fn build(topology: &Topology) -> Result<Self, LabError> {
         topology.check()?;
-        let lab = Self {
+        let mut lab = Self {
             client: Namespace::create("client")?,
             gateway: Namespace::create("gateway")?,
             balancer: Namespace::create("balancer")?,
@@ -82,12 +87,17 @@ impl Lab {
                 .collect::<Result<_, _>>()?,
             scratch: Scratch::create()?,
             spawner: Spawner::start()?,
+            decapsulating: Vec::new(),
             topology: topology.clone(),
             configs: AtomicU32::new(0),
         };
         let places =
             Places { client: &lab.client, gateway: &lab.gateway, balancer: &lab.balancer, members: &lab.members };
         topology::connect(topology, &places)?;
+        let ends = (0..).zip(&lab.members);
+        lab.decapsulating = ends
+            .map(|(index, member)| decapsulate(member, topology.member_address(index), topology.decapsulation))
+            .collect::<Result<_, _>>()?;
         Ok(lab)
     }
 
@@ -101,12 +111,13 @@ impl Lab {
         &self.client
     }
 
-    /// What joins client and LAN: interfaces `client`, the bridge `lan`, and its ports `balancer`, `member1`, ….
+    /// What joins client and LANs: interfaces `client`, the bridge `lan`, unless the layout is [`Layout::Stick`] the
+    /// bridge `back`, and their ports `balancer`, `balancer-back`, `member1`, ….
     pub fn gateway(&self) -> &Namespace {
         &self.gateway
     }
 
-    /// Where the balancer runs: its interface is `eth0`.
+    /// Where the balancer runs: its interfaces are `eth0` and, in [`Layout::TwoArmed`], `eth1`.
     pub fn balancer(&self) -> &Namespace {
         &self.balancer
     }
@@ -114,6 +125,11 @@ impl Lab {
     /// Where a member lives; the first is number 0. Its interface is `eth0`.
     pub fn member(&self, index: usize) -> &Namespace {
         &self.members[index]
+    }
+
+    /// What decapsulates for a member, if anything does.
+    pub fn decapsulating(&self, index: usize) -> Option<&Decapsulating> {
+        self.decapsulating[index].as_ref()
     }
 
     /// Every namespace, for those who look at all of them.
@@ -126,10 +142,15 @@ impl Lab {
         self.scratch.path()
     }
 
-    /// A configuration for the lab's balancer: each service is a VIP with its own pool of the first members, by direct
-    /// routing, announced by ARP.
-    pub fn dr_config(&self, services: &[Service]) -> String {
-        service::dr_config(services, &self.directory())
+    /// A configuration for the lab's balancer: all its interfaces, and each service a VIP, announced by ARP, with its
+    /// own pool of the first members.
+    pub fn config(&self, services: &[Service]) -> String {
+        self.config_with(&[], services)
+    }
+
+    /// A configuration with these lines in its table `[dataplane]`.
+    pub fn config_with(&self, dataplane: &[&str], services: &[Service]) -> String {
+        service::config(&self.topology, &self.directory(), dataplane, services)
     }
 
     /// Starts `pointsman run` with this configuration (TOML) in the balancer's namespace and waits for `ready`.
@@ -193,8 +214,16 @@ impl Lab {
 
     /// Sends what the gateway has for `vip` straight to a member, around the balancer: what the lab itself can do.
     pub fn bypass_balancer(&self, vip: Ipv4Addr, member: usize) -> Result<(), LabError> {
-        let mac = topology::mac_text(Topology::member_mac(member));
-        self.gateway.ip(&[format!("neighbour replace {vip} lladdr {mac} dev lan nud permanent")])
+        let line = match self.topology.layout {
+            Layout::Stick => {
+                let mac = topology::mac_text(Topology::member_mac(member));
+                format!("neighbour replace {vip} lladdr {mac} dev lan nud permanent")
+            }
+            Layout::Routed | Layout::TwoArmed => {
+                format!("route replace {vip}/32 via {} dev back", self.topology.member_address(member))
+            }
+        };
+        self.gateway.ip(&[line])
     }
 
     fn start_member_server(&self, index: usize) -> Result<Process, LabError> {
@@ -206,7 +235,7 @@ impl Lab {
             command.arg("--listen").arg(format!("0.0.0.0:{port}"));
         }
         // A UDP socket answers from the address that it is bound to: one socket for each.
-        for address in vips.iter().chain([&Topology::member_address(index)]) {
+        for address in vips.iter().chain([&self.topology.member_address(index)]) {
             for port in udp_ports {
                 command.arg("--udp").arg(format!("{address}:{port}"));
             }

@@ -17,48 +17,55 @@ pub struct Service {
     pub protocol: &'static str,
     /// The VIP's port; `None` is any port.
     pub port: Option<u16>,
+    /// How its pool forwards: `dr`, `ipip`, ….
+    pub forward: &'static str,
     /// The weights of the lab's first members: as many members as there are weights.
     pub weights: Vec<u16>,
 }
 
 impl Service {
-    /// HTTP on the default VIP.
+    /// HTTP on the default VIP, by direct routing.
     pub fn http(weights: &[u16]) -> Self {
         Self {
             name: "web".to_owned(),
             address: Topology::VIP,
             protocol: "tcp",
             port: Some(80),
+            forward: "dr",
             weights: weights.to_vec(),
         }
     }
 
-    /// UDP on the default VIP's port 53.
+    /// UDP on the default VIP's port 53, by direct routing.
     pub fn dns(weights: &[u16]) -> Self {
         Self { name: "dns".to_owned(), protocol: "udp", port: Some(53), ..Self::http(weights) }
     }
 }
 
-pub(super) fn dr_config(services: &[Service], directory: &Path) -> String {
-    let mut toml = format!(
-        "[node]\nname = \"lab\"\nhash_seed = \"lab\"\nstate_dir = \"{}\"\n\n[[interface]]\nname = \"eth0\"\n",
-        directory.join("state").display()
-    );
-    for Service { name, address, protocol, port, weights } in services {
+pub(super) fn config(topology: &Topology, directory: &Path, dataplane: &[&str], services: &[Service]) -> String {
+    let state = directory.join("state");
+    let mut toml = format!("[node]\nname = \"lab\"\nhash_seed = \"lab\"\nstate_dir = \"{}\"\n", state.display());
+    if !dataplane.is_empty() {
+        // Writing to a String cannot fail, here and below.
+        let _ = write!(toml, "\n[dataplane]\n{}\n", dataplane.join("\n"));
+    }
+    for interface in topology.layout.balancer_interfaces() {
+        let _ = write!(toml, "\n[[interface]]\nname = \"{interface}\"\n");
+    }
+    for Service { name, address, protocol, port, forward, weights } in services {
         let port = port.map_or_else(|| "\"any\"".to_owned(), |port| port.to_string());
-        // Writing to a String cannot fail.
         let _ = write!(
             toml,
             "\n[[vip]]\nname = \"{name}\"\naddress = \"{address}\"\nprotocol = \"{protocol}\"\nport = {port}\n\
              pool = \"{name}\"\nannounce = \"arp\"\n\
-             \n[[pool]]\nname = \"{name}\"\nforward = \"dr\"\nscheduler = \"maglev\"\n"
+             \n[[pool]]\nname = \"{name}\"\nforward = \"{forward}\"\nscheduler = \"maglev\"\n"
         );
         for (index, weight) in weights.iter().enumerate() {
             let _ = write!(
                 toml,
                 "\n[[pool.member]]\nname = \"{}\"\naddress = \"{}\"\nweight = {weight}\n",
                 Topology::member_name(index),
-                Topology::member_address(index)
+                topology.member_address(index)
             );
         }
     }
@@ -68,6 +75,7 @@ pub(super) fn dr_config(services: &[Service], directory: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::Layout;
 
     #[test]
     fn a_configuration_is_readable() {
@@ -98,6 +106,47 @@ name = "member1"
 address = "198.51.100.101"
 weight = 7
 "#;
-        assert_eq!(dr_config(&[any], Path::new("/x")), expected);
+        assert_eq!(config(&Topology::default(), Path::new("/x"), &[], &[any]), expected);
+    }
+
+    #[test]
+    fn a_layout_has_its_interfaces_and_addresses() {
+        let topology = Topology { layout: Layout::TwoArmed, ..Topology::default() };
+        let tunnelled = Service { forward: "ipip", ..Service::dns(&[1]) };
+        let dataplane = ["tunnel_source = \"203.0.113.10\"", "cores = [0]"];
+        let expected = r#"[node]
+name = "lab"
+hash_seed = "lab"
+state_dir = "/x/state"
+
+[dataplane]
+tunnel_source = "203.0.113.10"
+cores = [0]
+
+[[interface]]
+name = "eth0"
+
+[[interface]]
+name = "eth1"
+
+[[vip]]
+name = "dns"
+address = "198.51.100.50"
+protocol = "udp"
+port = 53
+pool = "dns"
+announce = "arp"
+
+[[pool]]
+name = "dns"
+forward = "ipip"
+scheduler = "maglev"
+
+[[pool.member]]
+name = "member1"
+address = "203.0.113.101"
+weight = 1
+"#;
+        assert_eq!(config(&topology, Path::new("/x"), &dataplane, &[tunnelled]), expected);
     }
 }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::Load;
+use super::{Decapsulation, Layout, Load};
 
 /// Options of the hidden `lab` command.
 #[derive(Debug, clap::Args)]
@@ -40,6 +40,12 @@ enum Role {
         /// Members
         #[arg(long, default_value_t = 3)]
         members: usize,
+        /// How balancer and members are joined
+        #[arg(long, value_enum, default_value_t)]
+        layout: Layout,
+        /// Who decapsulates for the members
+        #[arg(long, value_enum, default_value_t)]
+        decapsulation: Decapsulation,
     },
 }
 
@@ -48,7 +54,7 @@ pub fn role(arguments: &LabArguments) -> ExitCode {
     let outcome = match &arguments.role {
         Role::Member { name, listen, udp } => member::serve(name, listen, udp),
         Role::Client(load) => client::run(load),
-        Role::Hold { members } => hold::hold(*members),
+        Role::Hold { members, layout, decapsulation } => hold::hold(*members, *layout, *decapsulation),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
