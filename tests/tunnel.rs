@@ -13,7 +13,7 @@ use pointsman::lab::{Decapsulation, Lab, Layout, Load, Service, Topology};
 use support::{assert_clean, assert_frames_accounted_for, build, statistic, topology};
 
 fn tunnelled(layout: Layout) -> Topology {
-    Topology { layout, decapsulation: Decapsulation::Auto, ..topology() }
+    Topology { layout, decapsulation: Decapsulation::Any, ..topology() }
 }
 
 fn http() -> Service {
@@ -70,8 +70,8 @@ fn the_outer_source_is_the_configured_one_or_one_of_the_configured_block() {
         let _members = lab.spawn_member_servers().expect("members");
         let _balancer = lab.spawn_balancer(&lab.config_with(&[configured], &[http()])).expect("balancer");
         // The gateway, which routes the tunnels, counts them by source.
-        let rules = "table ip outer { set sources { type ipv4_addr; flags dynamic; } \
-                     chain forward { type filter hook forward priority 0; ip protocol 4 add @sources { ip saddr } } }";
+        let rules = "table ip outer { set sources { type ipv4_addr; flags dynamic; }; \
+                     chain forward { type filter hook forward priority 0; ip protocol 4 add @sources { ip saddr }; }; }";
         lab.gateway().run(["nft", rules]).expect("nft");
         assert_clean(&lab.client_load(&Load { connections: 200, ..lab.get() }).expect("load"), 200);
         let set = lab.gateway().run(["nft", "list", "set", "ip", "outer", "sources"]).expect("nft");

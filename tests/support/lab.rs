@@ -4,9 +4,9 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 #![allow(missing_docs, unreachable_pub, reason = "test code")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use pointsman::lab::{Lab, Process, Topology};
+use pointsman::lab::{Lab, LoadReport, Process, Topology};
 
 pub fn topology() -> Topology {
     Topology { program: env!("CARGO_BIN_EXE_pointsman").into(), ..Topology::default() }
@@ -38,4 +38,26 @@ pub fn statistics(balancer: &Process) -> BTreeMap<String, u64> {
 pub fn statistic(balancer: &Process, key: &str) -> u64 {
     let found = statistics(balancer).get(key).copied();
     found.or(key.starts_with("drop.").then_some(0)).unwrap_or_else(|| panic!("no {key} in the statistics"))
+}
+
+/// No request failed, and members saw the client's own addresses.
+#[track_caller]
+pub fn assert_clean(report: &LoadReport, connections: u64) {
+    assert_eq!(report.failures, 0, "{:?}", report.failure_counts);
+    assert_eq!(report.connections, connections);
+    assert!(report.wrong_clients.is_empty(), "members saw {:?}", report.wrong_clients);
+}
+
+/// Every frame of every worker is where it can be seen, free or in a ring, once the balancer has stopped.
+#[track_caller]
+pub fn assert_frames_accounted_for(balancer: &Process) {
+    const PER_PORT: u64 = 4096;
+    let word_after =
+        |line: &str, word| line.split_whitespace().skip_while(|one| *one != word).nth(1).map(str::to_owned);
+    let port = |line: &String| Some((word_after(line, "attached")?, word_after(line, "queue")?));
+    let ports = balancer.log().iter().filter_map(port).collect::<BTreeSet<_>>().len() as u64;
+    let counted = statistic(balancer, "frames.free") + statistic(balancer, "frames.held");
+    assert_eq!(counted, ports * PER_PORT, "{ports} ports");
+    assert_eq!(statistic(balancer, "frames.in_kernel"), 0);
+    assert_eq!(statistic(balancer, "ring.invalid"), 0, "descriptors that the kernel refused");
 }
