@@ -8,7 +8,8 @@
 //! ```
 //!
 //! [`neighbor`] follows the kernel's network state; [`announce`] tells the network who owns a VIP; [`plane`] brings
-//! the data plane up and down; [`daemon`] is the loop around all of it.
+//! the data plane up and down; [`privileges`] is what the threads may still do then; [`daemon`] is the loop around all
+//! of it.
 
 pub mod announce;
 pub mod compile;
@@ -18,6 +19,7 @@ pub mod maglev;
 pub mod model;
 pub mod neighbor;
 pub mod plane;
+pub mod privileges;
 pub mod publish;
 pub mod statistics;
 

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, setrlimit};
 use thiserror::Error;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::compile::Compiled;
 use super::model::{Model, XdpMode as WantedXdpMode, ZeroCopy};
 use super::neighbor::{Link, xdp_programs};
+use super::privileges;
 use super::publish::{Publisher, WorkerStuck};
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::nic;
-use crate::dataplane::port::steering::{AttachError, Steering, SteeringCounters, SteeringError, XdpMode, program_name};
+use crate::dataplane::port::steering::{AttachError, Steering, SteeringCounters, SteeringError, XdpMode};
 use crate::dataplane::port::xdp::{OpenError, OpenOptions, Opened, WantedCopyMode, XdpPort};
 use crate::dataplane::worker::{Idle, Mailbox, Parts, Worker};
 
@@ -114,7 +114,6 @@ impl Plane {
         patience: Duration,
         shared: &mut Shared,
     ) -> Result<Self, PlaneError> {
-        raise_memory_limit();
         let queues = receive_queues(interface, link);
         let cores = choose_cores(model, interface, queues)?;
         let mut steering = Steering::load()?;
@@ -322,15 +321,10 @@ fn advice_for(cause: &AttachError, interface: &str, otherwise: &str) -> String {
     }
 }
 
-/// The programs that are attached to the interface, in words; `None` if the kernel does not say.
+/// The programs that are attached to the interface, in words; `None` if the kernel does not say. It tells their names
+/// only to `CAP_SYS_ADMIN`, which is not kept: bpftool's business.
 fn occupant(interface: &str) -> Option<String> {
-    let words: Vec<String> = xdp_programs(interface)?
-        .into_iter()
-        .map(|id| match program_name(id) {
-            Some(name) => format!("program {id} ({name})"),
-            None => format!("program {id}"),
-        })
-        .collect();
+    let words: Vec<String> = xdp_programs(interface)?.into_iter().map(|id| format!("program {id}")).collect();
     (!words.is_empty()).then(|| words.join(", "))
 }
 
@@ -355,14 +349,7 @@ fn start(index: usize, core: usize, parts: Parts<XdpPort>) -> io::Result<JoinHan
         if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
             warn!("worker {index} could not be pinned to core {core}");
         }
+        privileges::confine_worker(index);
         Worker::new(parts).run();
     })
-}
-
-/// Kernels before 5.11 count BPF maps, and all of them AF_XDP memory, against `RLIMIT_MEMLOCK`.
-fn raise_memory_limit() {
-    let unlimited = nix::libc::RLIM_INFINITY;
-    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited) {
-        debug!("the limit on locked memory could not be raised: {error}");
-    }
 }
