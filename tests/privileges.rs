@@ -32,7 +32,7 @@ impl Place {
         let place = Self(tempfile::tempdir().expect("a directory"));
         fs::copy(env!("CARGO_BIN_EXE_pointsman"), place.path("pointsman")).expect("copy");
         fs::create_dir(place.path("state")).expect("state_dir");
-        let state = format!("state_dir = {:?}", place.path("state"));
+        let state = format!("state_dir = \"{}\"", place.path("state").display());
         let config = lab.dr_config(&[Service::http(&[1, 1, 1])]);
         let config: Vec<&str> =
             config.lines().map(|line| if line.starts_with("state_dir") { state.as_str() } else { line }).collect();
