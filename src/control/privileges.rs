@@ -79,7 +79,7 @@ pub fn keep_needed() -> Result<(), PrivilegesError> {
 /// Takes everything from the calling thread that a worker does not need. Says what was achieved (once: all workers are
 /// alike) and what was not: a worker forwards all the same.
 pub fn confine_worker(worker: usize) {
-    // Effective capabilities go with the permitted ones; the other sets are empty since `keep_needed`.
+    // The effective ones go with the permitted ones; there are no others to pass on since `keep_needed`.
     match caps::clear(None, CapSet::Permitted) {
         Ok(()) if worker == 0 => info!("privileges: workers keep none"),
         Ok(()) => {}
