@@ -74,40 +74,6 @@ fn sigterm_leaves_nothing_behind() {
 }
 
 #[test]
-fn five_capabilities_are_enough() {
-    use std::io::BufRead as _;
-    let Some(lab) = build(&topology()) else { return };
-    let _members = lab.spawn_member_servers().expect("members");
-    // Somebody else's processes cannot see the lab's own directory, nor perhaps ours.
-    let directory = tempfile::tempdir().expect("a directory");
-    let place = |name: &str| directory.path().join(name);
-    std::fs::copy(env!("CARGO_BIN_EXE_pointsman"), place("pointsman")).expect("copy");
-    let state = format!("state_dir = {:?}", place("state"));
-    let config = lab.config(&[Service::http(&[1, 1, 1])]);
-    let config: Vec<&str> =
-        config.lines().map(|line| if line.starts_with("state_dir") { state.as_str() } else { line }).collect();
-    std::fs::write(place("lb.toml"), config.join("\n")).expect("write");
-    std::fs::create_dir(place("state")).expect("state_dir");
-    for path in [directory.path().to_owned(), place("state"), place("pointsman")] {
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
-    }
-    let capabilities = "net_admin,+net_raw,+bpf,+perfmon,+ipc_lock";
-    let mut command = lab.balancer().command("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-    command.arg(format!("--inh-caps=+{capabilities}")).arg(format!("--ambient-caps=+{capabilities}"));
-    command.arg(format!("--bounding-set=-all,+{capabilities}"));
-    command.arg(place("pointsman")).args(["run", "--config"]).arg(place("lb.toml"));
-    command.stdout(std::process::Stdio::piped());
-    let mut balancer = lab.spawn(command).expect("spawn");
-    let mut line = String::new();
-    std::io::BufReader::new(balancer.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
-    assert_eq!(line, "ready\n");
-    assert_forwards(&lab);
-    balancer.kill().expect("kill");
-    balancer.wait().expect("wait");
-}
-
-#[test]
 fn a_vip_answers_ping_and_the_host_keeps_its_own() {
     let Some(lab) = build(&topology()) else { return };
     let _balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
@@ -167,7 +133,7 @@ fn somebody_elses_program_is_named() {
     let (status, log) = refusal(&lab, &config);
     assert!(status.contains("exit status: 3"), "{status}");
     assert!(log.contains("eth0 (driver veth): no native XDP: another XDP program is attached: program "), "{log}");
-    assert!(log.contains("(steering)"), "{log}");
+    assert!(log.contains("(see: bpftool net show dev eth0; "), "{log}");
 }
 
 #[test]

@@ -140,26 +140,6 @@ fn unequal_queue_counts_are_an_error_that_names_the_command() {
 }
 
 #[test]
-fn more_frames_than_may_be_locked_are_an_error_that_says_so() {
-    let Some(lab) = build(&Topology { queues: 2, ..two_armed() }) else { return };
-    // Without root's right to read everything, the lab's own directory is out of reach.
-    let directory = tempfile::tempdir().expect("a directory");
-    let config = directory.path().join("locked.toml");
-    let [lab_directory, own] = [lab.directory(), directory.path().into()].map(|path| path.display().to_string());
-    std::fs::write(&config, lab.config(&[Service::http(&[1])]).replace(&lab_directory, &own)).expect("write");
-    // Root may lock what it likes; with these capabilities and this limit, 8 MiB of the 32 that it needs.
-    let capabilities = "-all,+net_admin,+net_raw,+bpf,+perfmon";
-    let mut command = lab.balancer().command("setpriv");
-    command.arg(format!("--bounding-set={capabilities}")).arg(format!("--inh-caps={capabilities}"));
-    command.args(["prlimit", "--memlock=8388608:8388608"]).arg(&lab.topology().program).arg("run").arg("--config");
-    let output = command.arg(&config).output().expect("setpriv");
-    let log = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(3), "{log}");
-    assert!(log.contains("32 MiB of memory are needed for frames, and this process may lock 8 MiB"), "{log}");
-    assert!(log.contains("2 workers on 2 interfaces"), "{log}");
-}
-
-#[test]
 fn both_methods_leave_by_the_second_interface() {
     let topology = Topology { decapsulation: Decapsulation::Any, tcp_ports: vec![80, 81], ..two_armed() };
     let Some(lab) = build(&topology) else { return };

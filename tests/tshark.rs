@@ -76,9 +76,9 @@ fn tshark_finds_nothing_wrong_with_what_is_sent() {
     let checked = ["ip.check_checksum:TRUE", "tcp.check_checksum:TRUE", "udp.check_checksum:TRUE"];
     let mut command = Command::new("tshark");
     command.arg("-n").arg("-r").arg(file.path());
-    checked.iter().for_each(|option| {
+    for option in checked {
         command.arg("-o").arg(option);
-    });
+    }
     let fields = [
         "_ws.expert",
         "_ws.malformed",
@@ -90,9 +90,9 @@ fn tshark_finds_nothing_wrong_with_what_is_sent() {
         "ip.dsfield",
     ];
     command.args(["-T", "fields", "-E", "separator=|"]);
-    fields.iter().for_each(|field| {
+    for field in fields {
         command.arg("-e").arg(field);
-    });
+    }
     let run = command.output().expect("tshark");
     let text = String::from_utf8(run.stdout).expect("text");
     println!("{text}");

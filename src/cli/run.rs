@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::{EXIT_CANNOT_RUN, EXIT_NOT_SO};
 use crate::control::daemon::{self, DaemonError};
 use crate::control::model::Model;
+use crate::control::privileges;
 
 /// Runs the balancer until SIGTERM or SIGINT.
 pub fn run(config: &Path) -> ExitCode {
@@ -28,6 +29,11 @@ pub fn run(config: &Path) -> ExitCode {
         return ExitCode::from(EXIT_CANNOT_RUN);
     }
     info!("pointsman {} with {}", env!("CARGO_PKG_VERSION"), config.display());
+    // Capabilities are each thread's own: now, while there is only this one.
+    if let Err(error) = privileges::keep_needed() {
+        eprintln!("pointsman: {error}");
+        return ExitCode::from(EXIT_CANNOT_RUN);
+    }
     match daemon::run(model, say_ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -262,12 +262,11 @@ impl Daemon {
     fn compile(&mut self) -> Compiled {
         self.generation += 1;
         let listed: Vec<String>;
-        let interfaces = match &self.plane {
-            Some(plane) => plane.interfaces(),
-            None => {
-                listed = self.listed().map(str::to_owned).collect();
-                &listed
-            }
+        let interfaces = if let Some(plane) = &self.plane {
+            plane.interfaces()
+        } else {
+            listed = self.listed().map(str::to_owned).collect();
+            &listed
         };
         self.plan.compile(&self.network, interfaces, self.generation)
     }

@@ -1,10 +1,10 @@
 //! How much memory there is for frames: asked before anything is opened, so that the answer is a sentence and not the
-//! kernel's `ENOBUFS`, or a visit from its OOM killer.
+//! kernel's `ENOBUFS`, or a visit from its OOM killer. (The limit on locked memory is none for this process: it has
+//! `CAP_IPC_LOCK`.)
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::sys::resource::{Resource, getrlimit};
 use thiserror::Error;
 
 /// More is needed than may be had.
@@ -17,7 +17,7 @@ pub struct TooLittleMemory {
     pub limit: String,
 }
 
-/// Whether so many bytes of locked memory can be had.
+/// Whether so many bytes of memory can be had.
 pub fn check(needed: u64) -> Result<(), TooLittleMemory> {
     match limits().into_iter().find(|limit| limit.bytes < needed) {
         Some(limit) => Err(TooLittleMemory { needed, limit: limit.words }),
@@ -41,17 +41,7 @@ fn limits() -> Vec<Limit> {
             mebibytes(bytes)
         ),
     });
-    // Frames are locked memory, and that is counted for those without CAP_IPC_LOCK (xdp_umem_account_pages,
-    // net/xdp/xdp_umem.c).
-    let locked = getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(soft, _)| soft);
-    let locked = locked.filter(|_| !may_lock(&read("/proc/self/status"))).map(|bytes| Limit {
-        bytes,
-        words: format!(
-            "this process may lock {} MiB (raise it with: ulimit -l unlimited; or give it CAP_IPC_LOCK)",
-            mebibytes(bytes)
-        ),
-    });
-    [free, cgroup, locked].into_iter().flatten().collect()
+    [free, cgroup].into_iter().flatten().collect()
 }
 
 fn read(path: impl AsRef<Path>) -> String {
@@ -64,13 +54,6 @@ fn available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes << 10)
-}
-
-/// Whether `/proc/PID/status` shows `CAP_IPC_LOCK` (bit 14, linux/capability.h) among the effective capabilities.
-fn may_lock(status: &str) -> bool {
-    const CAP_IPC_LOCK: u64 = 1 << 14;
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & CAP_IPC_LOCK != 0)
 }
 
 /// The least `memory.max` of the process's control group and those around it (cgroups(7), version 2), in bytes.
@@ -89,9 +72,6 @@ mod tests {
     fn what_the_kernel_says_is_understood() {
         assert_eq!(available("MemTotal:  100 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
         assert_eq!(available(""), None);
-        assert!(may_lock("CapPrm:\t0\nCapEff:\t0000000000004000\n"));
-        assert!(!may_lock("CapEff:\t0000000000003000\n"));
-        assert!(!may_lock(""));
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! [`neighbor`] follows the kernel's network state; [`announce`] tells the network who owns a VIP; [`plane`] brings
-//! the data plane up and down ([`memory`]: is there enough?); [`daemon`] is the loop around all of it.
+//! the data plane up and down ([`memory`]: is there enough?); [`privileges`] is what the threads may
+//! still do then; [`daemon`] is the loop around all of it.
 
 pub mod announce;
 pub mod compile;
@@ -19,6 +20,7 @@ pub mod memory;
 pub mod model;
 pub mod neighbor;
 pub mod plane;
+pub mod privileges;
 pub mod publish;
 pub mod statistics;
 

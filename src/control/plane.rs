@@ -5,21 +5,19 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, setrlimit};
 use thiserror::Error;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::compile::Compiled;
 use super::memory::{self, TooLittleMemory};
 use super::model::{Model, XdpMode as WantedXdpMode, ZeroCopy};
 use super::neighbor::{Link, xdp_programs};
+use super::privileges;
 use super::publish::{Publisher, WorkerStuck};
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::nic;
-use crate::dataplane::port::steering::{
-    AddressFlags, AttachError, Steering, SteeringCounters, SteeringError, XdpMode, program_name,
-};
+use crate::dataplane::port::steering::{AddressFlags, AttachError, Steering, SteeringCounters, SteeringError, XdpMode};
 use crate::dataplane::port::xdp::{
     OpenError, OpenOptions, Opened, WantedCopyMode, XdpPort, largest_mtu, memory_needed,
 };
@@ -166,7 +164,6 @@ impl Plane {
         patience: Duration,
         shared: &mut Shared,
     ) -> Result<Self, PlaneError> {
-        raise_memory_limit();
         let queues = common_queues(places)?;
         let cores = choose_cores(model, places, queues)?;
         let mtu = common_mtu(places)?;
@@ -178,7 +175,7 @@ impl Plane {
         })?;
         let mut steering = places.iter().map(|place| load(place.link)).collect::<Result<Vec<_>, _>>()?;
         let wanted = OpenQueues { model, places, mtu, queues, patience };
-        let (modes, opened) = attach(&mut steering, &wanted)?;
+        let (xdp_modes, opened) = attach(&mut steering, &wanted)?;
 
         let mailboxes = opened.iter().map(|_| Mailbox::new().map(Arc::new)).collect::<Result<Vec<_>, _>>();
         let mailboxes = mailboxes.map_err(PlaneError::Thread)?;
@@ -194,7 +191,7 @@ impl Plane {
         };
         for (worker, ((opened, mailbox), core)) in opened.into_iter().zip(mailboxes).zip(cores).enumerate() {
             let Opened { ports, frames, zero_copy_refused } = opened;
-            for ((name, mode), port) in plane.names.iter().zip(&modes).zip(&ports) {
+            for ((name, mode), port) in plane.names.iter().zip(&xdp_modes).zip(&ports) {
                 info!("attached {name} {mode} {} queue {worker} worker {worker} core {core}", port.copy_mode());
             }
             if let Some(refused) = zero_copy_refused.filter(|_| worker == 0) {
@@ -337,7 +334,7 @@ impl OpenQueues<'_> {
         Ok((0..self.queues).map(open).collect::<Result<_, _>>()?)
     }
 
-    /// The generic path hands over copies (Documentation/networking/af_xdp.rst, "XDP_SKB").
+    /// The generic path hands over copies (`XDP_SKB` in Documentation/networking/af\_xdp.rst).
     fn copy_mode(&self, modes: &[XdpMode]) -> Result<WantedCopyMode, PlaneError> {
         let generic = self.places.iter().zip(modes).find(|(_, mode)| **mode == XdpMode::Generic);
         match (self.model.dataplane.zero_copy, generic) {
@@ -468,15 +465,10 @@ fn advice_for(cause: &AttachError, interface: &str, otherwise: &str) -> String {
     }
 }
 
-/// The programs that are attached to the interface, in words; `None` if the kernel does not say.
+/// The programs that are attached to the interface, in words; `None` if the kernel does not say. It tells their names
+/// only to `CAP_SYS_ADMIN`, which is not kept: bpftool's business.
 fn occupant(interface: &str) -> Option<String> {
-    let words: Vec<String> = xdp_programs(interface)?
-        .into_iter()
-        .map(|id| match program_name(id) {
-            Some(name) => format!("program {id} ({name})"),
-            None => format!("program {id}"),
-        })
-        .collect();
+    let words: Vec<String> = xdp_programs(interface)?.into_iter().map(|id| format!("program {id}")).collect();
     (!words.is_empty()).then(|| words.join(", "))
 }
 
@@ -502,14 +494,7 @@ fn start(index: usize, core: usize, parts: Parts<XdpPort>) -> io::Result<JoinHan
         if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
             warn!("worker {index} could not be pinned to core {core}");
         }
+        privileges::confine_worker(index);
         Worker::new(parts).run();
     })
-}
-
-/// Kernels before 5.11 count BPF maps, and all of them AF_XDP memory, against `RLIMIT_MEMLOCK`.
-fn raise_memory_limit() {
-    let unlimited = nix::libc::RLIM_INFINITY;
-    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited) {
-        debug!("the limit on locked memory could not be raised: {error}");
-    }
 }

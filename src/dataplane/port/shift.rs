@@ -13,8 +13,8 @@ use xsk_rs::umem::frame::FrameDesc;
 /// Where the packet's address stands in a [`FrameDesc`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AddressField {
-    /// Bytes from the descriptor's start, a multiple of `usize`'s alignment, with a whole `usize` behind it.
-    offset: usize,
+    /// Which word of the descriptor it is, from 0: all of the word is inside.
+    word: usize,
 }
 
 impl AddressField {
@@ -25,8 +25,8 @@ impl AddressField {
         if !align_of::<FrameDesc>().is_multiple_of(align_of::<usize>()) {
             return None;
         }
-        let last = size_of::<FrameDesc>().checked_sub(size_of::<usize>())?;
-        (0..=last).step_by(align_of::<usize>()).map(|offset| Self { offset }).find(|field| {
+        let words = size_of::<FrameDesc>() / size_of::<usize>();
+        (0..words).map(|word| Self { word }).find(|field| {
             PROBES.iter().all(|&probe| {
                 let mut descriptor = FrameDesc::default();
                 field.set(&mut descriptor, probe);
@@ -41,11 +41,11 @@ impl AddressField {
     /// Has the descriptor name another address.
     #[inline]
     pub(super) fn set(self, descriptor: &mut FrameDesc, address: usize) {
-        let start = std::ptr::from_mut(descriptor).cast::<u8>();
-        // SAFETY: `find` offers only offsets that leave a whole `usize` inside the descriptor.
-        let field = unsafe { start.add(self.offset) }.cast::<usize>();
-        // SAFETY: the pointer is inside a live descriptor that is borrowed exclusively, and aligned (the descriptor is
-        // aligned for `usize`, and so is the offset). Whatever stands there may hold any value: a `FrameDesc` consists
+        let words = std::ptr::from_mut(descriptor).cast::<usize>();
+        // SAFETY: `find` offers only words that lie inside the descriptor.
+        let field = unsafe { words.add(self.word) };
+        // SAFETY: the pointer is inside a live descriptor that is borrowed exclusively, and aligned: `find` has seen that
+        // a descriptor is aligned for `usize`. Whatever stands there may hold any value: a `FrameDesc` consists
         // of integers (xsk-rs 0.11, umem/frame/mod.rs), which Cargo.toml's version requirement holds fast.
         unsafe { field.write(address) };
     }

@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
-use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode as AyaMode, loaded_programs};
+use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode as AyaMode};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::unistd::geteuid;
 use thiserror::Error;
@@ -262,12 +262,6 @@ impl Steering {
         let map = self.bpf.map_mut("addresses").ok_or(SteeringError::Missing("addresses"))?;
         HashMap::try_from(map).map_err(map_error("addresses"))
     }
-}
-
-/// The name of a loaded program, for telling whose it is; `None` if it is gone or we may not know.
-pub fn program_name(id: u32) -> Option<String> {
-    let info = loaded_programs().flatten().find(|info| info.id() == id)?;
-    info.name_as_str().filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
 fn program(bpf: &mut Ebpf) -> Result<&mut Xdp, SteeringError> {
