@@ -111,3 +111,30 @@ fn one_address_has_ports_in_pools_of_both_methods() {
     balancer.stop().expect("stop");
     assert_frames_accounted_for(&balancer);
 }
+
+#[test]
+fn hundreds_of_vips_of_both_methods() {
+    let Some(lab) = build(&tunnelled(Layout::Stick)) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let address = |index: u16| [10, 99, (index / 250) as u8, (index % 250) as u8 + 1].into();
+    let services: Vec<Service> = (0..400)
+        .map(|index| Service {
+            name: format!("vip{index}"),
+            address: address(index),
+            forward: if index % 2 == 0 { "dr" } else { "ipip" },
+            ..Service::http(&[1, 1, 1])
+        })
+        .collect();
+    // Nobody asks for these by ARP: they are routed to the balancer, and local to every member.
+    lab.gateway().run(["ip", "route", "add", "10.99.0.0/16", "via", "198.51.100.10"]).expect("ip");
+    for index in 0..3 {
+        lab.member(index).run(["ip", "route", "add", "local", "10.99.0.0/16", "dev", "lo"]).expect("ip");
+    }
+    let mut balancer = lab.spawn_balancer(&lab.config(&services)).expect("balancer");
+    for index in (0..400).step_by(19).chain([399]) {
+        let target = SocketAddrV4::new(address(index), 80);
+        assert_clean(&lab.client_load(&Load { target, connections: 30, ..lab.get() }).expect("load"), 30);
+    }
+    assert!(balancer.stop().expect("stop").success());
+    assert_frames_accounted_for(&balancer);
+}
