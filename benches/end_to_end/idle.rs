@@ -58,15 +58,21 @@ impl Outcome {
         self.latencies.iter().copied().fold(f64::NAN, f64::max)
     }
 
+    /// Packets that took more than a millisecond.
+    fn late(&self) -> usize {
+        self.latencies.iter().filter(|&&latency| latency > 1e-3).count()
+    }
+
     /// For people.
     pub(crate) fn print(&self) {
         println!("idle");
         println!("  {:.0} s: {:.4} % of one CPU, all threads", self.seconds, 100.0 * self.share);
         println!(
-            "  the first packet after {:.1} s: median {:.0} µs, longest {:.0} µs, {} of {PROBES} lost",
+            "  the first packet after {:.1} s: median {:.0} µs, longest {:.0} µs, {} of {PROBES} over 1 ms, {} lost",
             PAUSE.as_secs_f64(),
             1e6 * self.median_latency(),
             1e6 * self.longest(),
+            self.late(),
             self.lost
         );
     }
@@ -79,6 +85,7 @@ impl Outcome {
             "latency_seconds": self.latencies,
             "median_seconds": self.median_latency(),
             "longest_seconds": self.longest(),
+            "over_a_millisecond": self.late(),
             "lost": self.lost,
         })
     }

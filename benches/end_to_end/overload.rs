@@ -60,7 +60,7 @@ pub(crate) fn run(wire: &Wire, traffic: &mut Traffic, site: &Site, seconds: u64)
 fn best_rate(traffic: &mut Traffic) -> Result<f64> {
     let (mut best, mut rate) = (0.0_f64, f64::from(FIRST_RATE));
     while best == 0.0 || rate < TOO_MUCH * best {
-        let forwarded = traffic.flood(Rate::PerSecond(rate as u32), |traffic| {
+        let forwarded = traffic.flood(per_second_of(rate), |traffic| {
             thread::sleep(TRY / 2);
             Ok(per_second(traffic, TRY)?.0.max(per_second(traffic, TRY)?.0))
         })?;
@@ -72,6 +72,11 @@ fn best_rate(traffic: &mut Traffic) -> Result<f64> {
         }
     }
     Ok(best)
+}
+
+#[expect(clippy::cast_sign_loss, reason = "rates are not negative")]
+fn per_second_of(rate: f64) -> Rate {
+    Rate::PerSecond(rate as u32)
 }
 
 /// Forwarded and generated a second, over so long.
@@ -94,7 +99,7 @@ fn flood(traffic: &mut Traffic, seconds: u64) -> Result<(Vec<f64>, f64)> {
 fn gentle(traffic: &mut Traffic, best: f64) -> Result<(u64, u64)> {
     // What the flood left in the rings is not the gentle rate's.
     let before = traffic.settle()?;
-    traffic.flood(Rate::PerSecond((best * GENTLE) as u32), |_| {
+    traffic.flood(per_second_of(best * GENTLE), |_| {
         thread::sleep(Duration::from_secs(GENTLE_SECONDS));
         Ok(())
     })?;

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::contender::{Contender, Running, Site};
@@ -86,6 +86,7 @@ fn measure(traffic: &mut Traffic, running: &Running, site: &Site, plan: &Plan, r
 
         let seconds = (end - begin).as_secs_f64();
         let good = (counts.good - counts_before.good) as f64;
+        ensure!(good > 0.0, "nothing arrived of {} frames", counts.generated - counts_before.generated);
         let cpu = cpu.saturating_sub(cpu_before).as_secs_f64();
         let busy =
             machine.busy.saturating_sub(machine_before.busy) + machine.stolen.saturating_sub(machine_before.stolen);

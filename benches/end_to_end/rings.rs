@@ -1,5 +1,5 @@
 //! `AF_XDP` rings without a library between: one umem, sockets on it, and the four rings of each, as
-//! Documentation/networking/af_xdp.rst describes them. The baseline's only `unsafe`.
+//! `Documentation/networking/af_xdp.rst` describes them. The baseline's only `unsafe`.
 
 #![expect(unsafe_code, reason = "memory that is shared with the kernel")]
 
@@ -193,8 +193,8 @@ impl Socket {
         let offsets = offsets(socket)?;
         let (fill, completion) = (libc::XDP_UMEM_PGOFF_FILL_RING, libc::XDP_UMEM_PGOFF_COMPLETION_RING);
         let opened = Self {
-            fill: Ring::map(socket, fill as libc::off_t, &offsets.fr, Role::Producer)?,
-            completion: Ring::map(socket, completion as libc::off_t, &offsets.cr, Role::Consumer)?,
+            fill: Ring::map(socket, fill.cast_signed(), &offsets.fr, Role::Producer)?,
+            completion: Ring::map(socket, completion.cast_signed(), &offsets.cr, Role::Consumer)?,
             rx: Ring::map(socket, libc::XDP_PGOFF_RX_RING, &offsets.rx, Role::Consumer)?,
             tx: Ring::map(socket, libc::XDP_PGOFF_TX_RING, &offsets.tx, Role::Producer)?,
             fd,

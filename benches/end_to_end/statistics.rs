@@ -32,7 +32,7 @@ pub(crate) fn median(values: &[f64]) -> Option<Median> {
 
 /// 1 − 2 · P(fewer than `rank` heads in `count` tosses).
 fn confidence(count: usize, rank: usize) -> f64 {
-    let mut probability = 0.5_f64.powi(count as i32);
+    let mut probability = 0.5_f64.powf(count as f64);
     let mut tail = 0.0;
     for heads in 0..rank {
         tail += probability;

@@ -1,8 +1,8 @@
 //! Both ends of the traffic: floods and single frames into the forwarder, and the count of what comes out.
 //!
 //! Frames are made by an XDP program that the kernel runs over and over (`BPF_PROG_TEST_RUN` with live frames,
-//! Documentation/bpf/bpf_prog_run.rst) and go to the veth as a NIC's frames go to XDP: no stack, no sk_buff. One CPU
-//! makes several million a second, more than any forwarder here takes.
+//! `Documentation/bpf/bpf_prog_run.rst`) and go to the veth as a NIC's frames go to XDP: no stack, no `sk_buff`. One
+//! CPU makes several million a second, more than any forwarder here takes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -127,17 +127,17 @@ impl Traffic {
         };
         self.pace.set(0, step, 0)?;
         let generate = loaded(&self.bpf, "generate")?;
-        let (stop, thread) = (AtomicBool::new(false), AtomicI32::new(0));
+        let (over, thread) = (AtomicBool::new(false), AtomicI32::new(0));
         thread::scope(|scope| {
             let generator = scope.spawn(|| {
                 thread.store(gettid().as_raw(), Ordering::Relaxed);
                 pin(self.cpu)?;
-                while !stop.load(Ordering::Relaxed) {
+                while !over.load(Ordering::Relaxed) {
                     run(generate, FRAMES_PER_RUN, BATCH)?;
                 }
                 Ok(())
             });
-            let running = Running { stop: &stop, thread: &thread, generator: &generator };
+            let running = Running { over: &over, thread: &thread, generator: &generator };
             let result = work(self);
             drop(running);
             match generator.join() {
@@ -183,15 +183,15 @@ impl Traffic {
 
 /// While this lives the generator runs; when it is dropped, be it by a panic, the generator has ended.
 struct Running<'a> {
-    stop: &'a AtomicBool,
+    over: &'a AtomicBool,
     thread: &'a AtomicI32,
     generator: &'a ScopedJoinHandle<'a, Result<()>>,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // A signal between the look at `stop` and the system call is lost: so it is sent until it has been heard.
+        self.over.store(true, Ordering::Relaxed);
+        // A signal between the look at `over` and the system call is lost: so it is sent until it has been heard.
         while !self.generator.is_finished() {
             let thread = self.thread.load(Ordering::Relaxed);
             if thread != 0 {
