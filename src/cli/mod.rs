@@ -34,7 +34,7 @@ enum Command {
     },
     /// Validate a configuration; every error is printed as `file:line:col: key: message`
     Check(check::CheckArguments),
-    /// Build a lab of network namespaces and send real HTTP traffic through a VIP
+    /// Build a lab of network namespaces and send real HTTP traffic through VIPs
     Demo(demo::DemoArguments),
     /// One role of the lab, started by it inside a namespace
     #[command(hide = true)]

@@ -1,11 +1,15 @@
 //! What makes a member the end of IPIP tunnels.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use nix::net::if_::if_nametoindex;
 
 use super::{LabError, Namespace};
-use crate::realserver::decapsulate::{Attached, Decapsulator};
+use crate::realserver::decapsulate::{Attached, Cause, DecapsulateError, Decapsulator};
+
+/// The end of a member's tunnels where the kernel is it.
+const KERNEL_DEVICE: &str = "ipip0";
 
 /// Who takes the outer header off what members receive in an IPIP tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -35,6 +39,28 @@ pub enum Decapsulating {
     },
 }
 
+impl Decapsulating {
+    /// Packets that came to `member` in a tunnel and were taken out of it.
+    pub(super) fn decapsulated(&self, member: &Namespace) -> Result<u64, LabError> {
+        match self {
+            Self::Kernel => Ok(member.interface_counters(KERNEL_DEVICE)?.rx_packets),
+            Self::Program { program, .. } => {
+                let counters = program.counters().map_err(error_of(member))?;
+                Ok(counters.of(Cause::Decapsulated))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Decapsulating {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel => formatter.write_str("kernel ipip"),
+            Self::Program { attached, .. } => write!(formatter, "pointsman's XDP program, {}", attached.mode),
+        }
+    }
+}
+
 /// Has tunnels end at the member's own address, wherever they come from.
 pub(super) fn decapsulate(
     member: &Namespace,
@@ -57,17 +83,21 @@ pub(super) fn decapsulate(
 fn by_kernel(member: &Namespace, address: Ipv4Addr) -> Result<Decapsulating, LabError> {
     // A device for this very address: with the module every namespace gets a `tunl0` for all addresses, but not where
     // net.core.fb_tunnels_only_for_init_net says otherwise.
-    member.ip(&[format!("link add ipip0 type ipip local {address}"), "link set ipip0 up".to_owned()])?;
+    member
+        .ip(&[format!("link add {KERNEL_DEVICE} type ipip local {address}"), format!("link set {KERNEL_DEVICE} up")])?;
     Ok(Decapsulating::Kernel)
 }
 
 fn by_program(member: &Namespace, address: Ipv4Addr) -> Result<Decapsulating, LabError> {
-    let error = |source| LabError::Decapsulate { namespace: member.name().to_owned(), source };
-    let mut program = Decapsulator::load(&[address], &[]).map_err(error)?;
+    let mut program = Decapsulator::load(&[address], &[]).map_err(error_of(member))?;
     // An index is the namespace's own, and the kernel looks for it where the attaching thread is.
     let attached = member.enter(|| if_nametoindex("eth0").map(|index| program.attach(index)))?;
     let attached = attached
         .map_err(LabError::system(format!("looking for eth0 in the lab's {}", member.name())))?
-        .map_err(error)?;
+        .map_err(error_of(member))?;
     Ok(Decapsulating::Program { program, attached })
+}
+
+fn error_of(member: &Namespace) -> impl Fn(DecapsulateError) -> LabError {
+    move |source| LabError::Decapsulate { namespace: member.name().to_owned(), source }
 }

@@ -132,6 +132,11 @@ impl Lab {
         self.decapsulating[index].as_ref()
     }
 
+    /// Packets that a member has received in tunnels, by the count of what decapsulates for it; 0 if nothing does.
+    pub fn decapsulated(&self, index: usize) -> Result<u64, LabError> {
+        self.decapsulating(index).map_or(Ok(0), |end| end.decapsulated(&self.members[index]))
+    }
+
     /// Every namespace, for those who look at all of them.
     pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         [&self.client, &self.gateway, &self.balancer].into_iter().chain(&self.members)
