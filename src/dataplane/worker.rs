@@ -11,6 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::counters::Counters;
 use super::flow::{FlowTable, Now};
+use super::memory::prefetch;
 use super::port::{Port, RingStatistics};
 use super::process::{Packet, State, apply, carry_out, decide};
 use super::tables::{InterfaceId, Tables};
@@ -274,6 +275,9 @@ impl<P: Port> Worker<P> {
         let count = port.receive(&mut self.burst, BURST);
         let ingress = InterfaceId(index as u8);
         let state = State { tables: &self.tables, flows: &self.flows };
+        // The kernel may have written the packets on another processor: their first lines are asked for all at once,
+        // rather than waited for one after the other.
+        self.burst.iter().filter_map(|frame| port.bytes(frame).first()).for_each(prefetch);
         for mut frame in self.burst.drain(..) {
             let bytes = port.bytes(&frame);
             self.counters.received.add_packet(bytes.len());

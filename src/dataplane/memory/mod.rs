@@ -1,0 +1,5 @@
+//! Small safe wrappers around what the processor's memory offers.
+
+mod prefetch;
+
+pub use prefetch::prefetch;
