@@ -540,22 +540,29 @@ impl Port for XdpPort {
         if self.headroom(frame) < bytes {
             return false;
         }
-        let length = frame.descriptor.lengths().data() + bytes;
+        let length = frame.descriptor.lengths().data();
+        // SAFETY: as in `bytes_mut`.
+        if unsafe { self.umem.data_mut(&mut frame.descriptor) }.cursor().buf_len() < length {
+            // A descriptor that says more than its chunk holds; below, xsk-rs would cut the packet and say nothing.
+            return false;
+        }
         let address = frame.descriptor.addr() - bytes;
         // The kernel finds a chunk by its address's upper bits alone (`xp_aligned_extract_addr`,
         // include/net/xsk_buff_pool.h), so a frame that comes back from the completion ring with this address still
         // is the frame it was.
         self.address.set(&mut frame.descriptor, address);
-        // SAFETY: as in `bytes_mut`; the address is in the same chunk as before.
-        unsafe { self.umem.data_mut(&mut frame.descriptor) }.cursor().set_pos(length);
+        // SAFETY: as in `bytes_mut`; the address is in the same chunk as before, whose end has not moved: there is room
+        // for so many bytes more.
+        unsafe { self.umem.data_mut(&mut frame.descriptor) }.cursor().set_pos(length + bytes);
         true
     }
 
     fn truncate(&self, frame: &mut XdpFrame, length: usize) {
         self.own(frame);
-        let length = length.min(frame.descriptor.lengths().data());
-        // SAFETY: as in `bytes_mut`.
-        unsafe { self.umem.data_mut(&mut frame.descriptor) }.cursor().set_pos(length);
+        if length < frame.descriptor.lengths().data() {
+            // SAFETY: as in `bytes_mut`.
+            unsafe { self.umem.data_mut(&mut frame.descriptor) }.cursor().set_pos(length);
+        }
     }
 
     fn held(&self) -> usize {
