@@ -39,7 +39,8 @@ pub fn run(config: &Path) -> ExitCode {
         Err(error) => {
             eprintln!("pointsman: {error}");
             ExitCode::from(match error {
-                DaemonError::Config(_) | DaemonError::WorkerDied(_) => EXIT_NOT_SO,
+                // The one thing that trying again cannot mend: packaging/pointsman.service does not.
+                DaemonError::Config(_) => EXIT_NOT_SO,
                 _ => EXIT_CANNOT_RUN,
             })
         }
