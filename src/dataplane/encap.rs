@@ -6,7 +6,7 @@
 //! only "if the tunneling is being done as part of forwarding the datagram", and a VIP's balancer does not route the
 //! packet on, it receives it in the VIP's name: the client counts one hop to the VIP, as with direct routing.
 //!
-//! IPVS does decrement it, in every method (`decrement_ttl`, net/netfilter/ipvs/ip_vs_xmit.c). Without that, a member
+//! IPVS does decrement it, in every method (`decrement_ttl`, `net/netfilter/ipvs/ip_vs_xmit.c`). Without that, a member
 //! that lacks the VIP's address and routes the packet back to it still ends the loop, since as a router it decrements
 //! once per round; but nothing ends one through a device that takes the outer header off and passes the packet on with
 //! its TTL as it was (a bridge, an XDP program, another balancer like this one), and the outer TTL is new every round.
@@ -169,6 +169,9 @@ mod tests {
         }
     }
 
+    /// From a number to a flow.
+    type Flow<'a> = &'a dyn Fn(u32) -> FlowKey;
+
     #[test]
     fn a_block_of_sources_is_used_evenly_and_left_never() {
         let template = Template::new(Source { address: 0xcb00_71f0, varying: 0xf }, 1);
@@ -179,7 +182,6 @@ mod tests {
             destination_port,
             protocol: 17,
         };
-        type Flow<'a> = &'a dyn Fn(u32) -> FlowKey;
         #[rustfmt::skip]
         let rows: [(&str, u32, Flow<'_>); 7] = [
             ("only the upper address bits differ", 16_384, &|flow| key(flow << 18 | 0x0207, 500, 4500)),
