@@ -115,7 +115,7 @@ fn any_port_on_the_hosts_own_address_is_refused() {
     let Some(lab) = build(&topology()) else { return };
     let service = Service { address: Topology::BALANCER, port: None, ..Service::http(&[1]) };
     let (status, log) = refusal(&lab, &lab.config(&[service]));
-    assert!(status.contains("exit status: 1"), "{status}");
+    assert!(status.contains("exit status: 3"), "{status}");
     assert!(
         log.contains(
             "pointsman: VIP web: port \"any\" on 198.51.100.10, which is also this host's own address: it would cut \

@@ -29,11 +29,16 @@ struct Place(TempDir);
 
 impl Place {
     fn new(lab: &Lab) -> Self {
+        Self::with(lab, &[])
+    }
+
+    /// With these lines in the configuration's table `[dataplane]`.
+    fn with(lab: &Lab, dataplane: &[&str]) -> Self {
         let place = Self(tempfile::tempdir().expect("a directory"));
         fs::copy(env!("CARGO_BIN_EXE_pointsman"), place.path("pointsman")).expect("copy");
         fs::create_dir(place.path("state")).expect("state_dir");
         let state = format!("state_dir = \"{}\"", place.path("state").display());
-        let config = lab.config(&[Service::http(&[1, 1, 1])]);
+        let config = lab.config_with(dataplane, &[Service::http(&[1, 1, 1])]);
         let config: Vec<&str> =
             config.lines().map(|line| if line.starts_with("state_dir") { state.as_str() } else { line }).collect();
         fs::write(place.path("lb.toml"), config.join("\n")).expect("write");
@@ -175,6 +180,14 @@ fn five_capabilities_are_enough() {
     command.arg(format!("--bounding-set=-all,{five}"));
     // Without CAP_SETPCAP the bounding set stays what it was.
     serves_confined(&lab, &place, place.run(command), mask());
+}
+
+#[test]
+fn workers_that_poll_the_driver_are_confined_too() {
+    let Some(lab) = build(&pointsman::lab::Topology { queues: 2, ..topology() }) else { return };
+    let place = Place::with(&lab, &["busy_poll = true"]);
+    let command = place.run(lab.balancer().command("env"));
+    serves_confined(&lab, &place, command, 0);
 }
 
 #[test]

@@ -1,10 +1,17 @@
-//! What an independent decoder says of the frames that the walk sends: tshark, with every checksum verified.
+//! What an independent decoder says of the frames that the walk sends, and of those that the real binary puts on the
+//! wire: tshark, with every checksum verified.
+//!
+//! The wire is the gateway's port of `member1`; topology: see `pointsman::lab`, `Layout::Stick`.
 
 mod support;
 
-use std::io::Write as _;
+#[path = "support/lab.rs"]
+mod in_lab;
+
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Ipv4Addr;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowTable, Now};
@@ -12,6 +19,7 @@ use pointsman::dataplane::port::Port;
 use pointsman::dataplane::port::memory::{MemoryPort, frames};
 use pointsman::dataplane::process::{Packet, State, carry_out, decide};
 use pointsman::dataplane::tables::{InterfaceId, Tables, Way};
+use pointsman::lab::{Decapsulation, Load, Service, Topology};
 use support::*;
 
 fn sent(tables: &Tables, bytes: &[u8]) -> Vec<u8> {
@@ -39,11 +47,65 @@ fn capture(frames: &[Vec<u8>]) -> Vec<u8> {
     file
 }
 
+fn is_missing(program: &str) -> bool {
+    let missing = Command::new(program).arg("--version").output().is_err();
+    if missing {
+        assert!(std::env::var_os("CI").is_none(), "{program} is missing (on Debian: apt-get install {program})");
+        eprintln!("SKIPPED: {program} is missing");
+    }
+    missing
+}
+
+/// What tshark says of a packet. Where there is an outer header, its value comes first: `outer,inner`.
+const FIELDS: [&str; 9] = [
+    "_ws.expert.severity",
+    "_ws.malformed",
+    "ip.checksum.status",
+    "tcp.checksum.status",
+    "udp.checksum.status",
+    "ip.src",
+    "ip.dst",
+    "ip.ttl",
+    "ip.dsfield",
+];
+
+/// [`FIELDS`] of every packet of a capture, once tshark has nothing to complain of in any.
+#[track_caller]
+fn decode(capture: &Path) -> Vec<[String; FIELDS.len()]> {
+    /// `PI_WARN` (Wireshark, epan/proto.h). Below it are remarks: a connection begins.
+    const WARNING: u32 = 0x60_0000;
+    let mut command = Command::new("tshark");
+    command.arg("-n").arg("-r").arg(capture);
+    // Replies take another way: it cannot judge what they acknowledge.
+    let judge = ["ip.check_checksum:TRUE", "tcp.check_checksum:TRUE", "udp.check_checksum:TRUE"];
+    for option in judge.into_iter().chain(["tcp.analyze_sequence_numbers:FALSE"]) {
+        command.args(["-o", option]);
+    }
+    // What is on port 53 here is no DNS.
+    command.args(["--disable-protocol", "dns", "-T", "fields", "-E", "separator=|"]);
+    for field in FIELDS {
+        command.args(["-e", field]);
+    }
+    let run = command.output().expect("tshark");
+    let text = String::from_utf8(run.stdout).expect("text");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let fields = |line: &str| {
+        let fields: Vec<String> = line.split('|').map(str::to_owned).collect();
+        <[String; FIELDS.len()]>::try_from(fields).unwrap_or_else(|fields| panic!("{fields:?}"))
+    };
+    let lines: Vec<_> = text.lines().map(fields).collect();
+    for line in &lines {
+        let [severities, malformed, ..] = line;
+        let mut severities = severities.split(',').filter(|one| !one.is_empty());
+        let is_complaint = |one: &str| one.parse::<u32>().expect("a number") >= WARNING;
+        assert!(!severities.any(is_complaint) && malformed.is_empty(), "a complaint: {line:?}");
+    }
+    lines
+}
+
 #[test]
 fn tshark_finds_nothing_wrong_with_what_is_sent() {
-    if Command::new("tshark").arg("--version").output().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "tshark is missing (on Debian: apt-get install tshark)");
-        eprintln!("SKIPPED: tshark is missing");
+    if is_missing("tshark") {
         return;
     }
     let mut tables = tables(1, 1500);
@@ -73,41 +135,74 @@ fn tshark_finds_nothing_wrong_with_what_is_sent() {
 
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(&capture(&output)).expect("write");
-    let checked = ["ip.check_checksum:TRUE", "tcp.check_checksum:TRUE", "udp.check_checksum:TRUE"];
-    let mut command = Command::new("tshark");
-    command.arg("-n").arg("-r").arg(file.path());
-    for option in checked {
-        command.arg("-o").arg(option);
-    }
-    let fields = [
-        "_ws.expert",
-        "_ws.malformed",
-        "ip.checksum.status",
-        "tcp.checksum.status",
-        "ip.src",
-        "ip.dst",
-        "ip.ttl",
-        "ip.dsfield",
-    ];
-    command.args(["-T", "fields", "-E", "separator=|"]);
-    for field in fields {
-        command.arg("-e").arg(field);
-    }
-    let run = command.output().expect("tshark");
-    let text = String::from_utf8(run.stdout).expect("text");
-    println!("{text}");
-    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('|').collect()).collect();
-    assert_eq!(lines.len(), output.len(), "{}", String::from_utf8_lossy(&run.stderr));
-    for line in &lines {
-        assert_eq!(line[..2], ["", ""], "a complaint: {line:?}");
-    }
+    let lines = decode(file.path());
+    assert_eq!(lines.len(), output.len());
     for (line, tos) in lines[..4].iter().zip(["0x00", "0x02", "0x03", "0xb8"]) {
         // 1: the checksum is good. Outer header, then inner.
-        assert_eq!(line[2..4], ["1,1", "1"], "{line:?}");
-        assert_eq!(line[4], format!("{TUNNEL_SOURCE},{CLIENT}"));
-        assert_eq!(line[5], format!("{},{TUNNEL_VIP}", tunnel_end(0)));
-        assert_eq!(line[6], "64,61");
-        assert_eq!(line[7], format!("{tos},{tos}"));
+        let expected = [
+            "1,1",
+            "1",
+            "",
+            &format!("{TUNNEL_SOURCE},{CLIENT}"),
+            &format!("{},{TUNNEL_VIP}", tunnel_end(0)),
+            "64,61",
+            &format!("{tos},{tos}"),
+        ];
+        assert_eq!(line[2..], expected, "{line:?}");
     }
-    assert!(lines[4..20].iter().all(|line| line[2] == "1,1" && line[4].starts_with("198.51.100.2")), "{text}");
+    for line in &lines[4..20] {
+        assert_eq!(line[2], "1,1", "{line:?}");
+        assert!(line[5].starts_with("198.51.100.2"), "{line:?}");
+    }
+}
+
+#[test]
+fn tshark_finds_nothing_wrong_with_what_is_on_the_wire() {
+    const PACKETS: usize = 1000;
+    let topology = Topology { decapsulation: Decapsulation::Any, ..in_lab::topology() };
+    let Some(lab) = in_lab::build(&topology) else { return };
+    if is_missing("tshark") || is_missing("tcpdump") {
+        return;
+    }
+    let _members = lab.spawn_member_servers().expect("members");
+    let tunnels = [Service::http(&[1]), Service::dns(&[1])].map(|service| Service { forward: "ipip", ..service });
+    let block = "tunnel_source = \"198.51.100.24/30\"";
+    let mut balancer = lab.spawn_balancer(&lab.config_with(&[block], &tunnels)).expect("balancer");
+
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let mut tcpdump = lab.gateway().command("tcpdump");
+    tcpdump.args(["-Z", "root", "-n", "-i", "member1", "-c", &PACKETS.to_string(), "-w"]).arg(file.path());
+    let mut tcpdump = lab.spawn({
+        tcpdump.args(["ip", "proto", "4"]).stderr(Stdio::piped());
+        tcpdump
+    });
+    let tcpdump = tcpdump.as_mut().expect("tcpdump");
+    let mut said = BufReader::new(tcpdump.stderr.take().expect("a pipe")).lines();
+    assert!(said.any(|line| line.expect("a line").contains("listening on")));
+    for load in [Load { connections: 200, ..lab.udp() }, Load { connections: 300, ..lab.get() }] {
+        in_lab::assert_clean(&lab.client_load(&load).expect("load"), load.connections);
+    }
+    assert!(tcpdump.wait().expect("tcpdump").success(), "it has not seen {PACKETS} packets");
+    assert!(balancer.stop().expect("stop").success());
+
+    let lines = decode(file.path());
+    assert_eq!(lines.len(), PACKETS);
+    let member = lab.topology().member_address(0);
+    let is_client =
+        |address: &str| lab.topology().client_addresses().iter().any(|client| client.to_string() == address);
+    let mut sources = std::collections::BTreeSet::new();
+    for line in &lines {
+        let [_, _, ip, tcp, udp, source, destination, ttl, _] = line;
+        assert!(ip == "1,1" && [tcp.as_str(), udp] != ["", ""], "{line:?}");
+        assert!([tcp, udp].iter().all(|status| status.is_empty() || *status == "1"), "{line:?}");
+        assert_eq!(*destination, format!("{member},{}", Topology::VIP));
+        assert_eq!(ttl, "64,63", "the gateway's hop alone");
+        let (outer, inner) = source.split_once(',').expect("two headers");
+        assert!(is_client(inner), "{line:?}");
+        sources.insert(outer.to_owned());
+    }
+    for (protocol, status) in [("TCP", 3), ("UDP", 4)] {
+        assert!(lines.iter().any(|line| !line[status].is_empty()), "no {protocol}");
+    }
+    assert_eq!(sources, ["24", "25", "26", "27"].map(|host| format!("198.51.100.{host}")).into());
 }

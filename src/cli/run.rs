@@ -8,7 +8,7 @@ use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use super::{EXIT_CANNOT_RUN, EXIT_NOT_SO};
-use crate::control::daemon::{self, DaemonError};
+use crate::control::daemon;
 use crate::control::model::Model;
 use crate::control::privileges;
 
@@ -38,10 +38,8 @@ pub fn run(config: &Path) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pointsman: {error}");
-            ExitCode::from(match error {
-                DaemonError::Config(_) | DaemonError::WorkerDied(_) => EXIT_NOT_SO,
-                _ => EXIT_CANNOT_RUN,
-            })
+            // Even what does not fit this host may do so later: systemd tries again (packaging/pointsman.service).
+            ExitCode::from(EXIT_CANNOT_RUN)
         }
     }
 }

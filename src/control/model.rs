@@ -22,7 +22,8 @@ pub use super::word::{Announce, Forward, Protocol, Scheduler, XdpMode, ZeroCopy}
 /// A configuration that holds together.
 ///
 /// At least one VIP, at least one interface, every VIP's pool exists, every pool has a member; names, services
-/// (address, protocol, port) and a pool's members are unique; no member and no tunnel's source has a VIP's address.
+/// (address, protocol, port) and a pool's members are unique; no member and no tunnel's source has a VIP's address, and
+/// no tunnel's source a member's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
     /// `[node]`
@@ -209,7 +210,7 @@ fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
             users[pool].push(vip);
         }
     }
-    check_tunnel_source(&file.dataplane, &file.vips, errors);
+    check_tunnel_source(file, errors);
     for (pool, users) in file.pools.iter().zip(&users) {
         check_members(pool, users, errors);
         check_member_addresses(pool, &vip_addresses, errors);
@@ -233,17 +234,25 @@ fn check_interfaces(interfaces: &[file::Interface], errors: &Errors<'_>) {
     }
 }
 
-/// A VIP is many hosts; what the network says about a tunnel must come back to this one.
-fn check_tunnel_source(dataplane: &file::Dataplane, vips: &[file::Vip], errors: &Errors<'_>) {
-    let Some(source) = &dataplane.tunnel_source else { return };
-    let inside =
-        vips.iter().find(|vip| vip.address.as_ref().is_some_and(|address| source.value.contains(address.value)));
-    let Some(vip) = inside else { return };
-    let line = errors.line(vip.address.as_ref().map_or(&vip.place, |address| &address.place));
-    errors.report(
-        &source.place,
-        format!("holds the address of {} (also at line {line}; allowed: addresses of this node's own)", vip_title(vip)),
-    );
+/// A VIP is many hosts; what the network says about a tunnel must come back to this one. A member is another host, and
+/// what came from it would be dropped as if it had left the tunnel and come back.
+fn check_tunnel_source(file: &File, errors: &Errors<'_>) {
+    let Some(source) = &file.dataplane.tunnel_source else { return };
+    let inside = |address: &Option<Field<Ipv4Addr>>| {
+        address
+            .as_ref()
+            .filter(|address| source.value.contains(address.value))
+            .map(|address| errors.line(&address.place))
+    };
+    let vip = file.vips.iter().find_map(|vip| Some((vip_title(vip), inside(&vip.address)?)));
+    let members = file.pools.iter().flat_map(|pool| &pool.members);
+    let member = members.into_iter().find_map(|member| Some((member_title(member), inside(&member.address)?)));
+    for (title, line) in [vip, member].into_iter().flatten() {
+        errors.report(
+            &source.place,
+            format!("holds the address of {title} (also at line {line}; allowed: addresses of this node's own)"),
+        );
+    }
 }
 
 fn check_vips(vips: &[file::Vip], errors: &Errors<'_>) {
@@ -361,6 +370,10 @@ fn check_member_addresses(pool: &file::Pool, vips: &HashMap<Ipv4Addr, &file::Vip
 
 fn vip_title(vip: &file::Vip) -> String {
     vip.name.as_ref().map_or_else(|| vip.place.key(), |name| format!("VIP {}", quoted(&name.value.0)))
+}
+
+fn member_title(member: &file::Member) -> String {
+    member.name.as_ref().map_or_else(|| member.place.key(), |name| format!("member {}", quoted(&name.value.0)))
 }
 
 /// The names that could be read, quoted.

@@ -85,7 +85,7 @@ pub fn confine_worker(worker: usize) {
         Ok(()) => {}
         Err(error) => warn!("worker {worker} keeps the process's capabilities: {error}"),
     }
-    match filter_system_calls() {
+    match filter_system_calls(std::process::id()) {
         Ok(()) if worker == 0 => info!("privileges: workers' system calls are filtered"),
         Ok(()) => {}
         Err(error) => warn!("worker {worker}'s system calls are not filtered: {error}"),
@@ -97,16 +97,19 @@ pub fn confine_worker(worker: usize) {
 /// Unexpected is, some day, what another C library's allocator tries first and can do without: to die of that would be
 /// an outage made here. An intruder's `execve` cannot be mistaken for anything: the process dies (`SIGSYS`), the
 /// kernel detaches the program, and whoever supervises the process starts it again.
-fn filter_system_calls() -> Result<(), seccompiler::Error> {
+///
+/// `process` is the only one that signals may go to: this one.
+fn filter_system_calls(process: u32) -> Result<(), seccompiler::Error> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     // Of two filters' verdicts the kernel takes the graver. The second one does not let a third be installed.
     let fatal = FATAL.iter().map(|&call| (call, Vec::new())).collect();
     install(SeccompFilter::new(fatal, SeccompAction::Allow, SeccompAction::KillProcess, arch)?)?;
     // The kernel remembers for which calls the verdict is "allow" whatever the arguments, and does not run the filter
-    // for them again (since 5.11, `seccomp_cache_check_allow`): so no rule looks at arguments, but for one on a call
+    // for them again (since 5.11, `seccomp_cache_check_allow`): so no rule looks at arguments, but for two on calls
     // that no packet waits for.
     let mut allowed: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
     allowed.insert(libc::SYS_openat, vec![read_only()?]);
+    allowed.insert(libc::SYS_tgkill, vec![signals_to(process)?]);
     install(SeccompFilter::new(allowed, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow, arch)?)
 }
 
@@ -121,6 +124,13 @@ fn read_only() -> Result<SeccompRule, seccompiler::Error> {
     let writing = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u64;
     let condition =
         SeccompCondition::new(FLAGS, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(writing), libc::O_RDONLY as u64)?;
+    Ok(SeccompRule::new(vec![condition])?)
+}
+
+/// `tgkill` to a thread of `process`, which `abort` needs.
+fn signals_to(process: u32) -> Result<SeccompRule, seccompiler::Error> {
+    const THREAD_GROUP: u8 = 0;
+    let condition = SeccompCondition::new(THREAD_GROUP, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(process))?;
     Ok(SeccompRule::new(vec![condition])?)
 }
 
@@ -171,12 +181,11 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_readlinkat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_readlink,
-    // The end: of the thread, or by `abort`.
+    // The end: of the thread, or by `abort` (`tgkill`: see `signals_to`).
     libc::SYS_rseq,
     libc::SYS_set_robust_list,
     libc::SYS_getpid,
     libc::SYS_gettid,
-    libc::SYS_tgkill,
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
@@ -239,15 +248,32 @@ mod tests {
     use std::process::Command;
     use std::thread;
 
+    use nix::sys::signal::{Signal, raise};
+
     use super::*;
 
     /// Runs `work` on a thread that is confined as a worker is.
     fn confined<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> thread::Result<T> {
         let run = || {
-            filter_system_calls().expect("a kernel with seccomp filters");
+            filter_system_calls(std::process::id()).expect("a kernel with seccomp filters");
             work()
         };
         thread::spawn(run).join()
+    }
+
+    #[test]
+    fn a_worker_signals_its_own_process_only() {
+        // The C library raises it on the calling thread of this process; so it is the filter that is told another one.
+        let raised_under = |process| {
+            let run = move || {
+                filter_system_calls(process).expect("a kernel with seccomp filters");
+                // Ignored unless somebody handles it.
+                raise(Signal::SIGWINCH)
+            };
+            thread::spawn(run).join().expect("no panic")
+        };
+        let own = std::process::id();
+        assert_eq!((raised_under(own), raised_under(own + 1)), (Ok(()), Err(Errno::EPERM)));
     }
 
     #[test]

@@ -5,6 +5,11 @@
 //! (RFC 6040 §4.1, normal mode). The packet itself is not touched, its TTL included: RFC 2003 §3.1 has it decremented
 //! only "if the tunneling is being done as part of forwarding the datagram", and a VIP's balancer does not route the
 //! packet on, it receives it in the VIP's name: the client counts one hop to the VIP, as with direct routing.
+//!
+//! IPVS does decrement it, in every method (`decrement_ttl`, `net/netfilter/ipvs/ip_vs_xmit.c`). Without that, a member
+//! that lacks the VIP's address and routes the packet back to it still ends the loop, since as a router it decrements
+//! once per round; but nothing ends one through a device that takes the outer header off and passes the packet on with
+//! its TTL as it was (a bridge, an XDP program, another balancer like this one), and the outer TTL is new every round.
 
 use super::parse::{ETHERNET_LENGTH, FlowKey};
 
@@ -95,13 +100,17 @@ impl Template {
     }
 }
 
-/// What varies a flow's outer source: the same for all of a flow's packets, and well spread over flows. It need not be
-/// secret: whoever steers flows onto one queue of a member has only his own flows there.
+/// What varies a flow's outer source: the same for all of a flow's packets, and well spread over flows in its low bits,
+/// which are those that a block varies in. It need not be secret: whoever steers flows onto one queue of a member has
+/// only his own flows there.
 #[inline]
 pub(super) fn entropy(key: &FlowKey) -> u32 {
-    let flow = u64::from(key.source) << 32 | u64::from(key.source_port) << 16 | u64::from(key.destination_port);
-    // Fibonacci hashing; the product's upper half depends on all bits.
-    (flow.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    let mut flow = u64::from(key.source) << 32 | u64::from(key.source_port) << 16 | u64::from(key.destination_port);
+    // SplitMix64's finalizer (Steele, Lea and Flood 2014; Stafford's "Mix13"): every bit depends on every bit. One
+    // multiplication does not do: no bit of its product depends on an input bit above it.
+    flow = (flow ^ flow >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    flow = (flow ^ flow >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (flow ^ flow >> 31) as u32
 }
 
 /// Writes Ethernet and outer header into a frame that has been grown by [`OUTER_LENGTH`] in front. `decide` has seen a
@@ -160,17 +169,57 @@ mod tests {
         }
     }
 
+    /// From a number to a flow.
+    type Flow<'a> = &'a dyn Fn(u32) -> FlowKey;
+
     #[test]
     fn a_block_of_sources_is_used_evenly_and_left_never() {
         let template = Template::new(Source { address: 0xcb00_71f0, varying: 0xf }, 1);
-        let mut seen = [0u32; 16];
-        for port in 0..16_000u16 {
-            let key =
-                FlowKey { source: 0xc000_0207, destination: 1, source_port: port, destination_port: 80, protocol: 6 };
-            let header = template.header(0, 40, entropy(&key));
-            assert_eq!(header[12..15], [203, 0, 113]);
-            seen[usize::from(header[15] - 0xf0)] += 1;
+        let key = |source, source_port, destination_port| FlowKey {
+            source,
+            destination: 1,
+            source_port,
+            destination_port,
+            protocol: 17,
+        };
+        #[rustfmt::skip]
+        let rows: [(&str, u32, Flow<'_>); 7] = [
+            ("only the upper address bits differ", 16_384, &|flow| key(flow << 18 | 0x0207, 500, 4500)),
+            ("only the low address bits differ", 16_384, &|flow| key(0x0a00_0000 | flow, 500, 4500)),
+            ("one client in each of many networks", 13_312, &|flow| key(0x0a00_0001 | flow << 8, 500, 4500)),
+            ("the client's port is a constant", 16_384, &|flow| key(flow.wrapping_mul(0x01e3_a5d7), 4789, 4789)),
+            ("only the source port differs", 16_384, &|flow| key(0xc000_0207, flow as u16, 80)),
+            ("only even source ports, as Linux connects", 16_384, &|flow| key(0xc000_0207, (flow << 1) as u16, 80)),
+            ("only the destination port differs", 16_384, &|flow| key(0xc000_0207, 40_000, flow as u16)),
+        ];
+        for (description, flows, flow) in rows {
+            let mut seen = [0u32; 16];
+            for number in 0..flows {
+                let header = template.header(0, 40, entropy(&flow(number)));
+                assert_eq!(header[12..15], [203, 0, 113]);
+                seen[usize::from(header[15] - 0xf0)] += 1;
+            }
+            let share = flows / 16;
+            let even = share * 4 / 5..=share * 6 / 5;
+            assert!(seen.iter().all(|count| even.contains(count)), "{description}: {seen:?}");
         }
-        assert!(seen.iter().all(|&count| (800..1200).contains(&count)), "{seen:?}");
+    }
+
+    #[test]
+    fn every_bit_of_a_flow_moves_the_low_bits() {
+        // In the smallest block there is, over many flows, about every second flip of any one bit is seen.
+        const FLOWS: u32 = 4096;
+        for bit in 0..64 {
+            let moved = (0..FLOWS).filter(|&number| {
+                let flow = u64::from(number).wrapping_mul(0xd134_2543_de82_ef95);
+                let of = |flow: u64| {
+                    let (source, source_port, destination_port) =
+                        ((flow >> 32) as u32, (flow >> 16) as u16, flow as u16);
+                    entropy(&FlowKey { source, destination: 1, source_port, destination_port, protocol: 6 })
+                };
+                (of(flow) ^ of(flow ^ 1 << bit)) & 0b11 != 0
+            });
+            assert!(moved.count() > FLOWS as usize / 2, "bit {bit}");
+        }
     }
 }

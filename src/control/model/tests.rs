@@ -1130,11 +1130,45 @@ name = "eth0""#,
         "a tunnel's source that is a VIP",
         "[[interface]]",
         r#"[dataplane]
+tunnel_source = "203.0.113.2"
+
+[[interface]]"#,
+        &[
+            r#"web.toml:2:17: dataplane.tunnel_source: holds the address of VIP "web" (also at line 9; allowed: addresses of this node's own)"#,
+        ],
+    ),
+    (
+        "a tunnel's source that has a VIP and a member inside",
+        "[[interface]]",
+        r#"[dataplane]
 tunnel_source = "203.0.113.0/28"
 
 [[interface]]"#,
         &[
             r#"web.toml:2:17: dataplane.tunnel_source: holds the address of VIP "web" (also at line 9; allowed: addresses of this node's own)"#,
+            r#"web.toml:2:17: dataplane.tunnel_source: holds the address of member "web1" (also at line 19; allowed: addresses of this node's own)"#,
+        ],
+    ),
+    (
+        "a tunnel's source that is a member",
+        "[[interface]]",
+        r#"[dataplane]
+tunnel_source = "203.0.113.5"
+
+[[interface]]"#,
+        &[
+            r#"web.toml:2:17: dataplane.tunnel_source: holds the address of member "web2" (also at line 23; allowed: addresses of this node's own)"#,
+        ],
+    ),
+    (
+        "a tunnel's source that has a member inside",
+        "[[interface]]",
+        r#"[dataplane]
+tunnel_source = "203.0.113.4/31"
+
+[[interface]]"#,
+        &[
+            r#"web.toml:2:17: dataplane.tunnel_source: holds the address of member "web1" (also at line 19; allowed: addresses of this node's own)"#,
         ],
     ),
     (
