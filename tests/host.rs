@@ -197,7 +197,7 @@ fn fewer_cores_than_queues_is_an_error_that_names_the_command() {
     let (status, log) = refusal(&lab, &config);
     assert!(status.contains("exit status: 3"), "{status}");
     assert!(log.contains("dataplane.cores names 1 cores, and eth0 has 2 queues"), "{log}");
-    assert!(log.contains("ethtool -L eth0 combined 1"), "{log}");
+    assert!(log.contains("ethtool -L eth0 rx 1 tx 1"), "{log}");
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn unequal_queue_counts_are_an_error_that_names_the_command() {
         Err(LabError::NotReady { log, exit_code, .. }) => {
             assert_eq!(exit_code, Some(3));
             let words = "eth1 has 1 queues and eth0 has 2; a worker has one queue of each interface, so they need the \
-                         same number (set it with: ethtool -L eth0 combined 1)";
+                         same number (set it with: ethtool -L eth0 rx 1 tx 1)";
             assert!(log.contains(words), "{log}");
         }
         other => panic!("{other:?}"),

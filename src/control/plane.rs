@@ -56,7 +56,7 @@ pub enum PlaneError {
     /// A worker has the same queue of every interface.
     #[error(
         "{fewer} has {least} queues and {more} has {most}; a worker has one queue of each interface, so they need the \
-             same number (set it with: ethtool -L {more} combined {least})"
+             same number (set it with: {command})"
     )]
     UnequalQueues {
         /// The interface with the fewest.
@@ -67,6 +67,8 @@ pub enum PlaneError {
         more: String,
         /// How many it has.
         most: u32,
+        /// What gives it as many as the other.
+        command: String,
     },
     /// An interface's MTU does not fit into a chunk.
     #[error(
@@ -92,7 +94,7 @@ pub enum PlaneError {
     /// Fewer cores than queues.
     #[error(
         "dataplane.cores names {cores} cores, and {interface} has {queues} queues, each with a worker of its own \
-             (name more cores, or: ethtool -L {interface} combined {cores})"
+             (name more cores, or: {command})"
     )]
     TooFewCores {
         /// How many are named.
@@ -101,6 +103,8 @@ pub enum PlaneError {
         interface: String,
         /// How many queues it has.
         queues: u32,
+        /// What gives it no more than there are cores.
+        command: String,
     },
     /// A core that is not there, or not ours.
     #[error("dataplane.cores: core {core} is not one that this process may use (it may use {allowed:?})")]
@@ -438,7 +442,11 @@ fn common_queues(places: &[Place<'_>]) -> Result<u32, PlaneError> {
     let least = places.iter().map(of).min();
     let most = places.iter().map(of).max();
     let ((least, fewer), (most, more)) = (least.unwrap_or_default(), most.unwrap_or_default());
-    if least == most { Ok(least) } else { Err(PlaneError::UnequalQueues { fewer, least, more, most }) }
+    if least == most {
+        return Ok(least);
+    }
+    let command = nic::queues_command(&more, least);
+    Err(PlaneError::UnequalQueues { fewer, least, more, most, command })
 }
 
 /// The queues that are in use; where the driver does not say, those that there are.
@@ -484,7 +492,8 @@ fn choose_cores(model: &Model, places: &[Place<'_>], queues: u32) -> Result<Vec<
     }
     if cores.len() < queues as usize {
         let interface = places.first().map_or_else(String::new, |place| place.name.to_owned());
-        return Err(PlaneError::TooFewCores { cores: cores.len(), interface, queues });
+        let command = nic::queues_command(&interface, cores.len() as u32);
+        return Err(PlaneError::TooFewCores { cores: cores.len(), interface, queues, command });
     }
     Ok(cores.clone())
 }
