@@ -77,6 +77,11 @@ pub enum NotReachable {
     Unresolved(Unresolved),
     /// The kernel would send through a gateway, and direct routing needs the member's own MAC.
     BehindGateway(Ipv4Addr),
+    /// The kernel would send by a listed interface on which no data plane is, for the reason that was said of it.
+    NotServed {
+        /// That interface.
+        interface: String,
+    },
     /// The host has no address of its own that a tunnel to the member could come from.
     NoTunnelSource,
 }
@@ -88,6 +93,7 @@ impl fmt::Display for NotReachable {
             Self::BehindGateway(gateway) => {
                 write!(formatter, "behind gateway {gateway}; forward = \"dr\" needs the member on-link")
             }
+            Self::NotServed { interface } => write!(formatter, "route leaves by {interface}, which is not served now"),
             Self::NoTunnelSource => formatter.write_str(
                 "this host has no address to send a tunnel's packets from; give it one, or set dataplane.tunnel_source",
             ),
@@ -215,9 +221,9 @@ impl Plan {
             Some(Err(reason)) => return Err(NotReachable::Unresolved(reason.clone())),
             None => return Err(NotReachable::Unresolved(Unresolved::Resolving)),
         };
-        let not_listed = || NotReachable::Unresolved(Unresolved::NotListed { interface: hop.interface.clone() });
-        let egress = interfaces.iter().position(|name| *name == hop.interface).ok_or_else(not_listed)?;
-        let link = network.links.get(&hop.interface).ok_or_else(not_listed)?;
+        let not_served = || NotReachable::NotServed { interface: hop.interface.clone() };
+        let egress = interfaces.iter().position(|name| *name == hop.interface).ok_or_else(not_served)?;
+        let link = network.links.get(&hop.interface).ok_or_else(not_served)?;
         let mut macs = [0; 12];
         macs[..6].copy_from_slice(&hop.mac);
         macs[6..].copy_from_slice(&link.mac);

@@ -9,6 +9,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::compile::Compiled;
+use super::fit::occupant;
 use super::memory::{self, TooLittleMemory};
 use super::model::{Model, XdpMode as WantedXdpMode, ZeroCopy};
 use super::neighbor::{Link, xdp_programs};
@@ -122,6 +123,21 @@ pub enum PlaneError {
     Stuck(#[from] WorkerStuck),
 }
 
+impl PlaneError {
+    /// The interface without which it might come up.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Self::Attach { interface, .. }
+            | Self::ZeroCopyNeedsNative { interface }
+            | Self::Mtu { interface, .. }
+            | Self::UnequalQueues { more: interface, .. }
+            | Self::TooFewCores { interface, .. }
+            | Self::Open(OpenError::Busy { interface, .. } | OpenError::Socket { interface, .. }) => Some(interface),
+            _ => None,
+        }
+    }
+}
+
 /// What lives as long as the process, across restarts of the data plane.
 #[derive(Debug, Clone)]
 pub struct Shared {
@@ -150,8 +166,22 @@ struct BuiltFor {
     largest_mtu: u32,
 }
 
+/// Why a plane must be built anew.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// One of its interfaces is no longer what it was.
+    Changed {
+        /// The interface's name.
+        interface: String,
+        /// How it has changed.
+        change: String,
+    },
+    /// It could be on more interfaces, or can be only on fewer.
+    Others,
+}
+
 /// An interface that a plane is to be built on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place<'a> {
     /// Its name.
     pub name: &'a str,
@@ -220,20 +250,26 @@ impl Plane {
         &self.names
     }
 
-    /// Whether the plane still fits these interfaces; if not, which one, and what has changed.
-    pub fn misfit(&self, places: &[Place<'_>]) -> Option<(String, String)> {
-        let named = |name: &String| places.iter().find(|place| place.name == *name);
+    /// Whether it is on this very interface, and not on one of its name that is gone.
+    pub fn is_on(&self, place: &Place<'_>) -> bool {
+        let mut each = self.names.iter().zip(&self.built_for);
+        each.any(|(name, built_for)| name == place.name && built_for.interface_index == place.link.index)
+    }
+
+    /// How many queues of each interface it has.
+    pub fn queues(&self) -> u32 {
+        self.workers.len() as u32
+    }
+
+    /// Whether the plane is still what would be built on these interfaces; if not, why not.
+    pub fn misfit(&self, places: &[Place<'_>]) -> Option<Misfit> {
         for (name, built_for) in self.names.iter().zip(&self.built_for) {
-            let misfit = match named(name) {
-                Some(place) => built_for.misfit(place),
-                None => Some("it is gone; nothing is served by it until it is back".into()),
-            };
-            if let Some(misfit) = misfit {
-                return Some((name.clone(), misfit));
+            let place = places.iter().find(|place| place.name == *name);
+            if let Some(change) = place.and_then(|place| built_for.misfit(place)) {
+                return Some(Misfit::Changed { interface: name.clone(), change });
             }
         }
-        let new = places.iter().find(|place| !self.names.iter().any(|name| name == place.name))?;
-        Some((new.name.to_owned(), "it is there now".into()))
+        (!self.names.iter().map(String::as_str).eq(places.iter().map(|place| place.name))).then_some(Misfit::Others)
     }
 
     /// Puts compiled tables to work: the workers first, then the programs that send them packets.
@@ -352,8 +388,18 @@ impl OpenQueues<'_> {
     }
 }
 
+/// Finds out whether an interface takes us, next to a plane that runs on others: attaches, and takes it back. It
+/// carries nothing: nobody is told of it, and it is over before the first packet that matters.
+pub fn try_out(model: &Model, place: Place<'_>) -> Result<(), PlaneError> {
+    let places = [place];
+    let (queues, mtu) = (common_queues(&places)?, common_mtu(&places)?);
+    let mut steering = [load(place.link)?];
+    attach(&mut steering, &OpenQueues { model, places: &places, mtu, queues, patience: Duration::ZERO })?;
+    Ok(())
+}
+
 /// How long our own sockets of a moment ago are waited for.
-const PATIENCE_WITH_OURSELVES: Duration = Duration::from_secs(2);
+pub const PATIENCE_WITH_OURSELVES: Duration = Duration::from_secs(2);
 
 /// Opens the sockets and attaches the programs, each in the wanted mode; a fallback is said, with its cause.
 fn attach(steering: &mut [Steering], wanted: &OpenQueues<'_>) -> Result<(Vec<XdpMode>, Vec<Opened>), PlaneError> {
@@ -471,13 +517,6 @@ fn advice_for(cause: &AttachError, interface: &str, otherwise: &str) -> String {
         AttachError::Mtu => format!("; lower it: ip link set {interface} mtu 1500{otherwise}"),
         _ => otherwise.to_owned(),
     }
-}
-
-/// The programs that are attached to the interface, in words; `None` if the kernel does not say. It tells their names
-/// only to `CAP_SYS_ADMIN`, which is not kept: bpftool's business.
-fn occupant(interface: &str) -> Option<String> {
-    let words: Vec<String> = xdp_programs(interface)?.into_iter().map(|id| format!("program {id}")).collect();
-    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// One core per queue: the configured ones, else those the process may use, in turn.
