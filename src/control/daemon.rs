@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-use super::announce::arp::{Announcer, INTERVAL};
+use super::announce::arp::Announcer;
 use super::compile::{Compiled, MemberState, MemberStatus, Plan};
 use super::fit::{self, Fit, Unfit};
 use super::model::Model;
@@ -20,13 +20,15 @@ use super::publish::WorkerStuck;
 use super::statistics::Statistics;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::steering::SteeringCounters;
-use crate::dataplane::tables::InterfaceId;
 
 /// How long `ready` waits for members whose next hop is not known yet.
 const FIRST_RESOLUTION: Duration = Duration::from_secs(1);
 
 /// How long a fresh worker may take to its first round before something is wrong with it: far beyond any scheduler's.
 const FIRST_ROUND: Duration = Duration::from_secs(5);
+
+/// Between two looks at the interfaces, the workers and the claims that they saw.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Between two statistics lines.
 const STATISTICS: Duration = Duration::from_secs(10);
@@ -162,18 +164,20 @@ impl Daemon {
     }
 
     async fn work(&mut self) -> Result<(), DaemonError> {
-        let mut second = interval(INTERVAL);
+        let mut second = interval(SECOND);
         second.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut statistics = interval(STATISTICS);
         statistics.set_missed_tick_behavior(MissedTickBehavior::Skip);
         statistics.tick().await;
         loop {
+            let announce = self.announcer.due(Instant::now());
             tokio::select! {
                 network = self.watcher.changed() => {
-                    self.follow_links(network);
+                    self.network = network;
                     self.follow_interfaces();
                     self.serve()?;
                 }
+                () = sleep_until(announce), if announce.is_some() => self.announce(),
                 _ = second.tick() => self.each_second()?,
                 _ = statistics.tick() => self.say_statistics(None),
             }
@@ -204,32 +208,13 @@ impl Daemon {
         self.refusals.retain(|name, _| !is_served(name));
         self.unfit.retain(|name, _| !is_served(name));
         self.plane = Some(plane);
-        self.announce_all();
-    }
-
-    fn announce_all(&mut self) {
-        let interfaces = self.plane.as_ref().map_or(&[][..], Plane::interfaces);
-        self.announcer.came_up(self.plan.announcements(&self.network, interfaces));
-    }
-
-    /// A link that comes up may be on another switch port now, and a new MAC is unknown to everyone: the VIPs are
-    /// announced anew.
-    fn follow_links(&mut self, network: Arc<Network>) {
-        let before = std::mem::replace(&mut self.network, network);
-        if before.links == self.network.links {
-            return;
-        }
-        let came_up = self.network.links.iter().any(|(name, now)| {
-            now.up && before.links.get(name).is_none_or(|before| !before.up || before.mac != now.mac)
-        });
-        if came_up {
-            self.announce_all();
-        }
+        // Interfaces may have other ids, and requests may have gone unanswered.
+        self.announcer.forget();
     }
 
     /// Survives an interface that goes away, one that comes back under whatever index, and one that is no longer what the
     /// plane was built for: whatever becomes of it, those that fit are served, and a plane that fits is left alone. Says
-    /// whether there is a new one, which serves nothing yet.
+    /// whether it is gone, or a new one there that serves nothing yet.
     fn follow_interfaces(&mut self) -> bool {
         let network = Arc::clone(&self.network);
         let fit = self.fit(&network);
@@ -246,8 +231,8 @@ impl Daemon {
             Some(Misfit::Changed { interface, change }) => warn!("{interface}: {change}"),
             Some(Misfit::Others) => {}
         }
-        let before = self.plane.take().map_or_else(Vec::new, |plane| plane.interfaces().to_vec());
-        self.rebuild(places, &before)
+        let before = self.plane.take().map(|plane| plane.interfaces().to_vec());
+        self.rebuild(places, before.as_deref().unwrap_or_default()) || before.is_some()
     }
 
     /// Those of the listed interfaces that a plane can be on together.
@@ -327,7 +312,11 @@ impl Daemon {
         let compiled = self.compile();
         let (members, problems) = (compiled.members.clone(), compiled.problems.clone());
         if let Some(plane) = &mut self.plane {
+            let announcements = compiled.announcements(&self.network, plane.interfaces());
             plane.serve(compiled)?;
+            self.announcer.follow(announcements);
+        } else {
+            self.announcer.follow(BTreeMap::new());
         }
         // Said when it is so.
         self.say_members(&members);
@@ -360,10 +349,13 @@ impl Daemon {
                 );
             }
         }
-        let link = |InterfaceId(index)| self.network.links.get(plane.interfaces().get(usize::from(index))?);
-        let mac_of = |interface| link(interface).filter(|link| link.up).map(|link| link.mac);
-        self.announcer.announce(mac_of, |interface, frame| plane.publisher().send(interface, frame));
         Ok(())
+    }
+
+    fn announce(&mut self) {
+        if let Some(plane) = &self.plane {
+            self.announcer.announce(Instant::now(), |interface, frame| plane.publisher().send(interface, frame));
+        }
     }
 
     fn say_members(&mut self, members: &[MemberStatus]) {
@@ -383,6 +375,12 @@ impl Daemon {
     fn say_statistics(&mut self, last: Option<SteeringCounters>) {
         let steering = last.or_else(|| self.plane.as_ref()?.steering_counters().ok());
         info!("{}", self.statistics.line(&self.plan.model, &self.shared.counters, steering));
+    }
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    if let Some(moment) = moment {
+        tokio::time::sleep_until(moment.into()).await;
     }
 }
 
