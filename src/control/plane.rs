@@ -202,7 +202,7 @@ impl Plane {
         let cores = choose_cores(model, places, queues)?;
         let mtu = common_mtu(places)?;
         let needed = u64::from(queues) * memory_needed(places.len(), mtu);
-        memory::check(needed).map_err(|source| PlaneError::Memory {
+        enough_memory(needed, patience).map_err(|source| PlaneError::Memory {
             workers: queues,
             interfaces: places.len(),
             source,
@@ -459,6 +459,17 @@ fn attach_failed(place: &Place<'_>, mode: XdpMode, cause: AttachError, advice: &
 
 fn driver(place: &Place<'_>) -> String {
     nic::driver(place.name).unwrap_or_else(|_| "unknown".into())
+}
+
+/// Whether there is memory for the frames; what a plane of a moment ago still holds comes back with its sockets.
+fn enough_memory(needed: u64, patience: Duration) -> Result<(), TooLittleMemory> {
+    let deadline = Instant::now() + patience.min(PATIENCE_WITH_OURSELVES);
+    loop {
+        match memory::check(needed) {
+            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            result => return result,
+        }
+    }
 }
 
 /// Whether nobody else's program is on the interface; one whose owner has just died is waited for.
