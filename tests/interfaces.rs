@@ -151,8 +151,8 @@ fn set_queues(lab: &Lab, interface: &str, port: &str, queues: usize) {
     assert!((here() && there()) || (there() && here()), "{interface}: {queues} queues");
 }
 
-fn recreate_eth1(lab: &Lab, queues: usize) {
-    let queues = format!("numrxqueues {queues} numtxqueues {queues}");
+fn recreate_eth1(lab: &Lab, queues: usize, mtu: u32) {
+    let queues = format!("mtu {mtu} numrxqueues {queues} numtxqueues {queues}");
     let peer = format!("peer name balancer-back {queues} netns {}", lab.gateway().path().display());
     ip(lab, &format!("link add eth1 {queues} type veth {peer}"));
     lab.gateway().run(["ip", "link", "set", "balancer-back", "master", "back", "up"]).expect("ip");
@@ -195,7 +195,7 @@ fn an_interface_that_comes_back_with_other_queues_is_left_out_until_they_fit() {
     assert!(forwards_on(&lab, 80) && forwards_on(&lab, 81));
     assert_interrupted_shortly(&lab, "eth1 is recreated with 2 queues", || {
         ip(&lab, "link del eth1");
-        recreate_eth1(&lab, 2);
+        recreate_eth1(&lab, 2, 1500);
         assert_logs(
             &balancer,
             "eth1: not served: it has 2 queues, and the workers have 1 of each interface (set it with: ethtool -L eth1 \
@@ -281,6 +281,29 @@ fn an_interface_with_somebody_elses_program_is_left_out_until_it_is_free() {
         other.kill().expect("kill");
         assert_logs(&balancer, "eth0, eth1: served again");
     });
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn an_interface_that_refuses_is_left_out_and_tried_without_harm_to_the_others() {
+    let Some((lab, config)) = with_a_survivor(1) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let native = config.replacen("[[interface]]", "[dataplane]\nxdp_mode = \"native\"\n\n[[interface]]", 1);
+    let mut balancer = lab.spawn_balancer(&native).expect("balancer");
+    assert!(forwards_on(&lab, 80) && forwards_on(&lab, 81));
+    ip(&lab, "link del eth1");
+    assert_logs(&balancer, "eth0: served again");
+    // More than veth takes natively, and less than our frames do: only attaching shows it.
+    assert_interrupted_shortly(&lab, "eth1 refuses", || {
+        recreate_eth1(&lab, 1, 3600);
+        assert_logs(&balancer, "eth1: not served: eth1 (driver veth): no native XDP: ");
+    });
+    lab.gateway().run(["ip", "link", "set", "balancer-back", "mtu", "1500"]).expect("ip");
+    assert_interrupted_shortly(&lab, "eth1 fits again", || {
+        ip(&lab, "link set eth1 mtu 1500");
+        assert_logs(&balancer, "eth0, eth1: served again");
+    });
+    assert!(wait_until(PATIENCE, || forwards_on(&lab, 81)), "{}", balancer.log().join("\n"));
     assert!(balancer.stop().expect("stop").success());
 }
 

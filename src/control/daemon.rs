@@ -411,3 +411,32 @@ impl Drop for Daemon {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_error_names_is_left_out_else_what_is_new_else_all() {
+        let link = Link { index: 1, mac: [2; 6], mtu: 1500, up: true, rx_queues: 1, tx_queues: 1 };
+        let blamed = PlaneError::ZeroCopyNeedsNative { interface: "a".into() };
+        let nobody = PlaneError::Thread(std::io::Error::from_raw_os_error(libc::EMFILE));
+        let rows: [(_, &[&str], &[&str], &[&str]); 4] = [
+            (&blamed, &["a", "b"], &["b"], &["a"]),
+            (&nobody, &["a"], &["a"], &["b"]),
+            (&nobody, &["a", "b"], &[], &["a", "b"]),
+            (&nobody, &[], &[], &["a", "b"]),
+        ];
+        for (error, before, without, with) in rows {
+            let places = ["a", "b"].map(|name| Place { name, link: &link }).to_vec();
+            let before = names_of(before);
+            let found = without_the_cause(error, places, &before);
+            let names = |places: &[Place<'_>]| places.iter().map(|place| place.name.to_owned()).collect::<Vec<_>>();
+            assert_eq!((names(&found.0), names(&found.1)), (names_of(without), names_of(with)), "{before:?}");
+        }
+    }
+
+    fn names_of(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+}
