@@ -7,9 +7,9 @@
 mod support;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pointsman::lab::{Lab, LabError, Load, Process, Service, Topology, wait_until};
+use pointsman::lab::{Lab, LabError, Layout, Load, Process, Service, Topology, wait_until};
 use support::{build, statistic, topology};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -197,7 +197,7 @@ fn fewer_cores_than_queues_is_an_error_that_names_the_command() {
     let (status, log) = refusal(&lab, &config);
     assert!(status.contains("exit status: 3"), "{status}");
     assert!(log.contains("dataplane.cores names 1 cores, and eth0 has 2 queues"), "{log}");
-    assert!(log.contains("ethtool -L eth0 combined 1"), "{log}");
+    assert!(log.contains("ethtool -L eth0 rx 1 tx 1"), "{log}");
 }
 
 #[test]
@@ -319,22 +319,51 @@ fn an_interface_that_gets_another_mac_announces_its_vips_anew() {
 
 #[test]
 fn hundreds_of_addresses_are_announced() {
-    let Some(lab) = build(&topology()) else { return };
+    const SOON: Duration = Duration::from_secs(2);
+    let Some(lab) = build(&Topology { layout: Layout::TwoArmed, ..topology() }) else { return };
     lab.gateway().write_sysctl("net.ipv4.conf.lan.arp_accept", "1").expect("sysctl");
-    let addresses: Vec<Ipv4Addr> = (0..200).map(|last| Ipv4Addr::new(10, 9, 8, last + 1)).collect();
+    let addresses: Vec<Ipv4Addr> = (1..=400).map(|index| Ipv4Addr::from_bits(0x0a09_0800 + index)).collect();
     let services: Vec<Service> = addresses
         .iter()
-        .map(|&address| Service { name: format!("v{}", address.octets()[3]), address, ..Service::http(&[1]) })
+        .map(|&address| Service { name: format!("v{}", address.to_bits()), address, ..Service::http(&[1]) })
         .collect();
     // The LAN's router has an address among them, so that it believes their announcements.
-    lab.gateway().run(["ip", "addr", "add", "10.9.8.254/24", "dev", "lan"]).expect("ip");
+    lab.gateway().run(["ip", "addr", "add", "10.9.9.254/23", "dev", "lan"]).expect("ip");
+    let received = || lab.gateway().interface_counters("balancer-back").expect("counters").rx_packets;
+    let before = received();
     let mut balancer = lab.spawn_balancer(&lab.config(&services)).expect("balancer");
+    let start = Instant::now();
     let learned = || lab.gateway().run(["ip", "neighbour", "show", "dev", "lan"]).expect("ip");
     let all = || {
         let learned = learned();
         addresses.iter().all(|address| learned.contains(&format!("{address} lladdr 02:00:00:00:00:10")))
     };
-    assert!(wait_until(2 * PATIENCE, all), "{}", learned());
+    // They are in no subnet of the balancer's: both interfaces announce them.
+    assert!(wait_until(SOON, all), "{}", learned());
+    assert!(wait_until(SOON, || received() >= before + 400), "{}", received() - before);
+    println!("400 addresses on two interfaces: announced {} ms after ready", start.elapsed().as_millis());
+    assert!(start.elapsed() < SOON);
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn an_address_that_moves_to_another_interface_is_announced_there() {
+    let Some(lab) = build(&Topology { layout: Layout::TwoArmed, ..topology() }) else { return };
+    let vip = Ipv4Addr::new(10, 9, 8, 50);
+    ip(&lab, "addr add 10.9.8.10/24 dev eth0");
+    lab.gateway().write_sysctl("net.ipv4.conf.all.arp_accept", "1").expect("sysctl");
+    lab.gateway().run(["ip", "addr", "add", "10.9.8.1/24", "dev", "lan"]).expect("ip");
+    let service = Service { address: vip, ..Service::http(&[1]) };
+    let mut balancer = lab.spawn_balancer(&lab.config(&[service])).expect("balancer");
+    let on =
+        |bridge: &str| lab.gateway().run(["ip", "neighbour", "show", &vip.to_string(), "dev", bridge]).expect("ip");
+    assert!(wait_until(PATIENCE, || on("lan").contains("02:00:00:00:00:10")), "{}", on("lan"));
+    // The router's end first: it must be there to hear of it.
+    lab.gateway().run(["ip", "addr", "del", "10.9.8.1/24", "dev", "lan"]).expect("ip");
+    lab.gateway().run(["ip", "addr", "add", "10.9.8.1/24", "dev", "back"]).expect("ip");
+    ip(&lab, "addr del 10.9.8.10/24 dev eth0");
+    ip(&lab, "addr add 10.9.8.10/24 dev eth1");
+    assert!(wait_until(PATIENCE, || on("back").contains("02:00:00:00:00:20")), "{}", on("back"));
     assert!(balancer.stop().expect("stop").success());
 }
 

@@ -7,6 +7,7 @@ mod support;
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use pointsman::lab::{Decapsulation, Lab, LabError, Layout, Load, Namespace, Process, Service, Topology, wait_until};
 use support::{assert_clean, assert_frames_accounted_for, build, statistic, topology};
 
@@ -140,6 +141,188 @@ fn an_interface_that_vanishes_is_done_without_until_it_is_back() {
     assert!(balancer.stop().expect("stop").success());
 }
 
+/// Beside the members behind `eth1` (port 81), one that is reached by `eth0` alone (port 80): in a tunnel, by way of the
+/// gateway. What happens to `eth1` is none of its business.
+fn with_a_survivor(queues: usize) -> Option<(Lab, String)> {
+    let (decapsulation, tcp_ports) = (Decapsulation::Any, vec![80, 81]);
+    let lab = build(&Topology { decapsulation, tcp_ports, queues, members: 2, ..two_armed() })?;
+    ip(&lab, "route add 203.0.113.101/32 via 198.51.100.1 dev eth0");
+    for (interface, port) in [("eth0", "balancer"), ("eth1", "balancer-back")] {
+        if queues > 1 {
+            set_queues(&lab, interface, port, 1);
+        }
+    }
+    let survivor = Service { forward: "ipip", ..Service::http(&[1]) };
+    let other = Service { name: "other".into(), port: Some(81), ..Service::http(&[0, 1]) };
+    let config = lab.config(&[survivor, other]);
+    Some((lab, config))
+}
+
+/// Sets both ends, in whichever order the kernel takes: a veth that runs XDP has no fewer receive queues than its peer
+/// has transmit queues.
+fn set_queues(lab: &Lab, interface: &str, port: &str, queues: usize) {
+    let queues = queues.to_string();
+    let here = || lab.balancer().run(["ethtool", "-L", interface, "rx", &queues, "tx", &queues]).is_ok();
+    let there = || lab.gateway().run(["ethtool", "-L", port, "rx", &queues, "tx", &queues]).is_ok();
+    assert!((here() && there()) || (there() && here()), "{interface}: {queues} queues");
+}
+
+fn recreate_eth1(lab: &Lab, queues: usize, mtu: u32) {
+    let queues = format!("mtu {mtu} numrxqueues {queues} numtxqueues {queues}");
+    let peer = format!("peer name balancer-back {queues} netns {}", lab.gateway().path().display());
+    ip(lab, &format!("link add eth1 {queues} type veth {peer}"));
+    lab.gateway().run(["ip", "link", "set", "balancer-back", "master", "back", "up"]).expect("ip");
+    ip(lab, "link set eth1 address 02:00:00:00:00:20 up");
+    ip(lab, "addr add 203.0.113.10/24 dev eth1");
+}
+
+fn forwards_on(lab: &Lab, port: u16) -> bool {
+    let target = std::net::SocketAddrV4::new(Topology::VIP, port);
+    let one = Load { target, connections: 1, patience_seconds: 1, limit_seconds: 2, ..lab.get() };
+    lab.client_load(&one).is_ok_and(|report| report.failures == 0)
+}
+
+/// For how long the VIP on `eth0` does not answer around a change: as many lost pings, a hundredth of a second each.
+#[track_caller]
+fn assert_interrupted_shortly(lab: &Lab, what: &str, change: impl FnOnce()) {
+    let vip = Topology::VIP.to_string();
+    std::thread::scope(|scope| {
+        let ping = scope.spawn(|| lab.gateway().run(["ping", "-nqi", "0.01", "-w", "4", &vip]).expect("ping"));
+        std::thread::sleep(Duration::from_millis(300));
+        change();
+        let report = ping.join().expect("a thread");
+        let (sent, received) = report
+            .lines()
+            .find_map(|line| line.split_once(" packets transmitted, "))
+            .and_then(|(sent, rest)| Some((sent.parse().ok()?, rest.split(' ').next()?.parse().ok()?)))
+            .unwrap_or_else(|| panic!("{report}"));
+        let lost: u64 = u64::saturating_sub(sent, received);
+        println!("{what}: eth0 was interrupted for about {} ms", lost * 10);
+        assert!(sent > 200 && lost < 120, "{what}: {report}");
+    });
+    assert!(forwards_on(lab, 80), "{what}");
+}
+
+#[test]
+fn an_interface_that_comes_back_with_other_queues_is_left_out_until_they_fit() {
+    let Some((lab, config)) = with_a_survivor(1) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+    assert!(forwards_on(&lab, 80) && forwards_on(&lab, 81));
+    assert_interrupted_shortly(&lab, "eth1 is recreated with 2 queues", || {
+        ip(&lab, "link del eth1");
+        recreate_eth1(&lab, 2, 1500);
+        assert_logs(
+            &balancer,
+            "eth1: not served: it has 2 queues, and the workers have 1 of each interface (set it with: ethtool -L eth1 \
+             rx 1 tx 1)",
+        );
+    });
+    assert_logs(&balancer, "member other/member2 unresolved: route leaves by eth1, which is not served now");
+    assert_interrupted_shortly(&lab, "eth1 fits again", || {
+        set_queues(&lab, "eth1", "balancer-back", 1);
+        assert!(
+            balancer.wait_for_log(Duration::from_secs(3), |line| line.contains("eth0, eth1: served again")),
+            "{}",
+            balancer.log().join("\n")
+        );
+    });
+    assert!(wait_until(PATIENCE, || forwards_on(&lab, 81)), "{}", balancer.log().join("\n"));
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn an_interface_whose_queues_change_is_left_out_until_they_fit() {
+    let Some((lab, config)) = with_a_survivor(2) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+    assert!(forwards_on(&lab, 80) && forwards_on(&lab, 81));
+    assert_interrupted_shortly(&lab, "eth1 gets a second queue", || {
+        set_queues(&lab, "eth1", "balancer-back", 2);
+        assert_logs(&balancer, "eth1: not served: it has 2 queues, and the workers have 1 of each interface");
+    });
+    assert_interrupted_shortly(&lab, "eth1 fits again", || {
+        set_queues(&lab, "eth1", "balancer-back", 1);
+        assert_logs(&balancer, "eth0, eth1: served again");
+    });
+    assert!(wait_until(PATIENCE, || forwards_on(&lab, 81)), "{}", balancer.log().join("\n"));
+    // Both, one after the other: the first is left out until the second has followed.
+    for (interface, port) in [("eth0", "balancer"), ("eth1", "balancer-back")] {
+        set_queues(&lab, interface, port, 2);
+    }
+    assert_logs(&balancer, "queue 1 worker 1");
+    assert!(wait_until(PATIENCE, || forwards_on(&lab, 80) && forwards_on(&lab, 81)));
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn an_interface_whose_mtu_is_too_large_is_left_out_until_it_fits() {
+    let Some((lab, config)) = with_a_survivor(1) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+    assert!(forwards_on(&lab, 80) && forwards_on(&lab, 81));
+    assert_interrupted_shortly(&lab, "eth1's MTU is too large", || {
+        ip(&lab, "link set eth1 mtu 3900");
+        assert_logs(&balancer, "eth1: not served: its MTU 3900 is more than 3826 (set it with: ip link set eth1 mtu");
+    });
+    assert_interrupted_shortly(&lab, "eth1 fits again", || {
+        ip(&lab, "link set eth1 mtu 1500");
+        assert_logs(&balancer, "eth0, eth1: served again");
+    });
+    assert!(wait_until(PATIENCE, || forwards_on(&lab, 81)), "{}", balancer.log().join("\n"));
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn an_interface_with_somebody_elses_program_is_left_out_until_it_is_free() {
+    let Some((lab, config)) = with_a_survivor(1) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+    assert!(forwards_on(&lab, 80) && forwards_on(&lab, 81));
+    ip(&lab, "link del eth1");
+    assert_logs(&balancer, "eth0: served again");
+    // Another one's program, whose owner does not see what becomes of its interface.
+    ip(&lab, "link add eth9 type veth peer name peer9");
+    ip(&lab, "link set eth9 up");
+    let elsewhere = config.replace("[[interface]]\nname = \"eth1\"", "").replace("\"eth0\"", "\"eth9\"");
+    let mut other = lab.spawn_balancer(&elsewhere).expect("another one");
+    other.signal(Signal::SIGSTOP).expect("stop");
+    assert_interrupted_shortly(&lab, "eth1 comes with another program", || {
+        for line in ["eth9 down", "eth9 name eth1", "eth1 up"] {
+            ip(&lab, &format!("link set {line}"));
+        }
+        assert_logs(&balancer, "eth1: not served: another XDP program is attached: program ");
+    });
+    assert_interrupted_shortly(&lab, "eth1 is free", || {
+        other.kill().expect("kill");
+        assert_logs(&balancer, "eth0, eth1: served again");
+    });
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn an_interface_that_refuses_is_left_out_and_tried_without_harm_to_the_others() {
+    let Some((lab, config)) = with_a_survivor(1) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let native = config.replacen("[[interface]]", "[dataplane]\nxdp_mode = \"native\"\n\n[[interface]]", 1);
+    let mut balancer = lab.spawn_balancer(&native).expect("balancer");
+    assert!(forwards_on(&lab, 80) && forwards_on(&lab, 81));
+    ip(&lab, "link del eth1");
+    assert_logs(&balancer, "eth0: served again");
+    // More than veth takes natively, and less than our frames do: only attaching shows it.
+    assert_interrupted_shortly(&lab, "eth1 refuses", || {
+        recreate_eth1(&lab, 1, 3600);
+        assert_logs(&balancer, "eth1: not served: eth1 (driver veth): no native XDP: ");
+    });
+    lab.gateway().run(["ip", "link", "set", "balancer-back", "mtu", "1500"]).expect("ip");
+    assert_interrupted_shortly(&lab, "eth1 fits again", || {
+        ip(&lab, "link set eth1 mtu 1500");
+        assert_logs(&balancer, "eth0, eth1: served again");
+    });
+    assert!(wait_until(PATIENCE, || forwards_on(&lab, 81)), "{}", balancer.log().join("\n"));
+    assert!(balancer.stop().expect("stop").success());
+}
+
 #[test]
 fn unequal_queue_counts_are_an_error_that_names_the_command() {
     let Some(lab) = build(&Topology { queues: 2, ..two_armed() }) else { return };
@@ -148,7 +331,7 @@ fn unequal_queue_counts_are_an_error_that_names_the_command() {
         Err(LabError::NotReady { log, exit_code, .. }) => {
             assert_eq!(exit_code, Some(3));
             let words = "eth1 has 1 queues and eth0 has 2; a worker has one queue of each interface, so they need the \
-                         same number (set it with: ethtool -L eth0 combined 1)";
+                         same number (set it with: ethtool -L eth0 rx 1 tx 1)";
             assert!(log.contains(words), "{log}");
         }
         other => panic!("{other:?}"),

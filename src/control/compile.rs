@@ -77,6 +77,11 @@ pub enum NotReachable {
     Unresolved(Unresolved),
     /// The kernel would send through a gateway, and direct routing needs the member's own MAC.
     BehindGateway(Ipv4Addr),
+    /// The kernel would send by a listed interface on which no data plane is, for the reason that was said of it.
+    NotServed {
+        /// That interface.
+        interface: String,
+    },
     /// The host has no address of its own that a tunnel to the member could come from.
     NoTunnelSource,
 }
@@ -88,6 +93,7 @@ impl fmt::Display for NotReachable {
             Self::BehindGateway(gateway) => {
                 write!(formatter, "behind gateway {gateway}; forward = \"dr\" needs the member on-link")
             }
+            Self::NotServed { interface } => write!(formatter, "route leaves by {interface}, which is not served now"),
             Self::NoTunnelSource => formatter.write_str(
                 "this host has no address to send a tunnel's packets from; give it one, or set dataplane.tunnel_source",
             ),
@@ -103,6 +109,19 @@ impl fmt::Display for MemberState {
             Self::Disabled => formatter.write_str("disabled"),
             Self::Unresolved(reason) => write!(formatter, "unresolved: {reason}"),
         }
+    }
+}
+
+impl Compiled {
+    /// What this node announces by ARP now: on interfaces that are up, each with its MAC.
+    pub fn announcements(&self, network: &Network, interfaces: &[String]) -> BTreeMap<Announcement, [u8; 6]> {
+        let link = |name: &String| network.links.get(name).filter(|link| link.up);
+        let up = (0..).map(InterfaceId).zip(interfaces).filter_map(|(id, name)| Some((id, link(name)?.mac)));
+        let here = |(id, mac)| {
+            let announced = self.tables.addresses.iter().filter(move |vip| vip.announced.contains(id));
+            announced.map(move |vip| ((vip.address.into(), id), mac))
+        };
+        up.flat_map(here).collect()
     }
 }
 
@@ -215,9 +234,9 @@ impl Plan {
             Some(Err(reason)) => return Err(NotReachable::Unresolved(reason.clone())),
             None => return Err(NotReachable::Unresolved(Unresolved::Resolving)),
         };
-        let not_listed = || NotReachable::Unresolved(Unresolved::NotListed { interface: hop.interface.clone() });
-        let egress = interfaces.iter().position(|name| *name == hop.interface).ok_or_else(not_listed)?;
-        let link = network.links.get(&hop.interface).ok_or_else(not_listed)?;
+        let not_served = || NotReachable::NotServed { interface: hop.interface.clone() };
+        let egress = interfaces.iter().position(|name| *name == hop.interface).ok_or_else(not_served)?;
+        let link = network.links.get(&hop.interface).ok_or_else(not_served)?;
         let mut macs = [0; 12];
         macs[..6].copy_from_slice(&hop.mac);
         macs[6..].copy_from_slice(&link.mac);
@@ -240,13 +259,6 @@ impl Plan {
             Some(source) => Some(Source { address: source.address.into(), varying: source.varying() }),
             None => (!hop.source.is_unspecified()).then(|| Source { address: hop.source.into(), varying: 0 }),
         }
-    }
-
-    /// The addresses that this node announces by ARP, each with where.
-    pub fn announcements(&self, network: &Network, interfaces: &[String]) -> Vec<Announcement> {
-        let vips = self.model.vips.iter().filter(|vip| vip.enabled && vip.announce == Announce::Arp);
-        let each = vips.map(|vip| vip.address);
-        each.flat_map(|address| announcing(address, network, interfaces).map(move |id| (address, id))).collect()
     }
 
     /// Every address that a VIP has, sorted, and where it is announced.
@@ -286,12 +298,15 @@ fn compile_interfaces(network: &Network, interfaces: &[String]) -> Box<[Interfac
 }
 
 /// The interfaces by which a VIP's address is announced: those in whose subnet it is, where its clients' routers ask
-/// for it. An address of no subnet may be asked for anywhere.
+/// for it; of several subnets around each other, the narrowest, as for a route. An address of no subnet may be asked for
+/// anywhere. The subnet of an interface that is not served counts: its VIPs are not wanted elsewhere.
 fn announcing(address: Ipv4Addr, network: &Network, interfaces: &[String]) -> impl Iterator<Item = InterfaceId> {
-    let in_subnet =
-        move |name: &String| network.subnets.iter().any(|subnet| subnet.interface == *name && subnet.contains(address));
-    let nowhere = !interfaces.iter().any(in_subnet);
-    (0..).map(InterfaceId).zip(interfaces).filter(move |(_, name)| nowhere || in_subnet(name)).map(|(id, _)| id)
+    let around = move || network.subnets.iter().filter(move |subnet| subnet.contains(address));
+    let narrowest = around().map(|subnet| subnet.length).max();
+    let is_there = move |name: &String| {
+        narrowest.is_none_or(|length| around().any(|subnet| subnet.length == length && subnet.interface == *name))
+    };
+    (0..).map(InterfaceId).zip(interfaces).filter(move |(_, name)| is_there(name)).map(|(id, _)| id)
 }
 
 /// Whether serving this VIP would take all of the host's own traffic on its address.
@@ -334,5 +349,35 @@ fn destination(vip: &super::model::Vip) -> Destination {
             VipPort::Exact(port) => port,
             VipPort::Any => 0,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::neighbor::Subnet;
+    use super::*;
+
+    #[test]
+    fn an_address_is_announced_in_the_narrowest_subnet_around_it() {
+        let interfaces = ["eth0".to_owned(), "eth1".to_owned()];
+        let vip = Ipv4Addr::new(10, 1, 2, 50);
+        let subnet = |interface: &str, third, length| Subnet {
+            interface: interface.to_owned(),
+            address: Ipv4Addr::new(10, 1, third, 9),
+            length,
+        };
+        let rows: [(&str, &[Subnet], &[u8]); 6] = [
+            ("no subnet: anywhere", &[], &[0, 1]),
+            ("another subnet: anywhere", &[subnet("eth0", 7, 24)], &[0, 1]),
+            ("one", &[subnet("eth1", 2, 24), subnet("eth0", 7, 24)], &[1]),
+            ("both have it", &[subnet("eth0", 2, 24), subnet("eth1", 2, 24)], &[0, 1]),
+            ("one around the other", &[subnet("eth0", 2, 16), subnet("eth1", 2, 24)], &[1]),
+            ("that of an interface which is not served", &[subnet("eth0", 2, 16), subnet("eth2", 2, 24)], &[]),
+        ];
+        for (words, subnets, expected) in rows {
+            let network = Network { subnets: subnets.iter().cloned().collect(), ..Network::default() };
+            let found: Vec<u8> = announcing(vip, &network, &interfaces).map(|id| id.0).collect();
+            assert_eq!(found, expected, "{words}");
+        }
     }
 }

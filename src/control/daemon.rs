@@ -1,6 +1,6 @@
 //! The control thread: brings the data plane up, keeps its tables true to the network, and takes it down.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,22 +10,25 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-use super::announce::arp::{Announcer, INTERVAL};
+use super::announce::arp::Announcer;
 use super::compile::{Compiled, MemberState, MemberStatus, Plan};
+use super::fit::{self, Fit, Unfit};
 use super::model::Model;
-use super::neighbor::{Network, WatchError, Watcher};
-use super::plane::{Place, Plane, PlaneError, Shared};
+use super::neighbor::{Link, Network, WatchError, Watcher};
+use super::plane::{self, Misfit, PATIENCE_WITH_OURSELVES, Place, Plane, PlaneError, Shared};
 use super::publish::WorkerStuck;
 use super::statistics::Statistics;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::steering::SteeringCounters;
-use crate::dataplane::tables::InterfaceId;
 
 /// How long `ready` waits for members whose next hop is not known yet.
 const FIRST_RESOLUTION: Duration = Duration::from_secs(1);
 
 /// How long a fresh worker may take to its first round before something is wrong with it: far beyond any scheduler's.
 const FIRST_ROUND: Duration = Duration::from_secs(5);
+
+/// Between two looks at the interfaces, the workers and the claims that they saw.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Between two statistics lines.
 const STATISTICS: Duration = Duration::from_secs(10);
@@ -89,8 +92,12 @@ struct Daemon {
     network: Arc<Network>,
     /// `None` while none of its interfaces exists, or they do not take us.
     plane: Option<Plane>,
-    /// When to try again, while there is no plane.
-    retry: Retry,
+    /// The number of queues that the last plane had of each interface.
+    queues: Option<u32>,
+    /// Interfaces that did not take us, until they have.
+    refusals: HashMap<String, Refusal>,
+    /// What was last said of each interface that is not served.
+    unfit: BTreeMap<String, Unfit>,
     shared: Shared,
     announcer: Announcer,
     generation: u64,
@@ -100,19 +107,14 @@ struct Daemon {
     statistics: Statistics,
 }
 
-/// Attaching to a real card resets its rings and so costs the host packets: it is tried again ever more rarely.
+/// Attaching to a real card resets its rings and so costs the host packets: it is tried again ever more rarely, unless
+/// the interface changes.
 #[derive(Debug)]
-struct Retry {
-    at: Instant,
+struct Refusal {
+    link: Link,
+    until: Instant,
     pause: Duration,
-    /// The last failure: said once.
     failure: String,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self { at: Instant::now(), pause: SHORTEST_PAUSE, failure: String::new() }
-    }
 }
 
 impl Daemon {
@@ -125,7 +127,9 @@ impl Daemon {
             plan,
             watcher,
             plane: None,
-            retry: Retry::default(),
+            queues: None,
+            refusals: HashMap::new(),
+            unfit: BTreeMap::new(),
             shared: Shared { counters: Vec::new(), flows: Arc::new(FlowTable::default()) },
             announcer: Announcer::default(),
             generation: 0,
@@ -138,7 +142,8 @@ impl Daemon {
             return Err(DaemonError::Config(compiled.problems.join("\npointsman: ")));
         }
         daemon.all_interfaces_exist()?;
-        daemon.bring_up(PATIENCE_AT_START)?;
+        let network = Arc::clone(&daemon.network);
+        daemon.bring_up(&network)?;
         daemon.network = daemon.watcher.first_resolution(FIRST_RESOLUTION).await;
         daemon.serve()?;
         daemon.all_workers_serve().await?;
@@ -159,18 +164,20 @@ impl Daemon {
     }
 
     async fn work(&mut self) -> Result<(), DaemonError> {
-        let mut second = interval(INTERVAL);
+        let mut second = interval(SECOND);
         second.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut statistics = interval(STATISTICS);
         statistics.set_missed_tick_behavior(MissedTickBehavior::Skip);
         statistics.tick().await;
         loop {
+            let announce = self.announcer.due(Instant::now());
             tokio::select! {
                 network = self.watcher.changed() => {
-                    self.follow_links(network);
+                    self.network = network;
                     self.follow_interfaces();
                     self.serve()?;
                 }
+                () = sleep_until(announce), if announce.is_some() => self.announce(),
                 _ = second.tick() => self.each_second()?,
                 _ = statistics.tick() => self.say_statistics(None),
             }
@@ -187,87 +194,116 @@ impl Daemon {
         self.plan.model.interfaces.iter().map(|interface| interface.name.as_str())
     }
 
-    /// Those of the listed interfaces that exist now.
-    fn places(&self) -> Vec<Place<'_>> {
-        let link = |name| self.network.links.get(name).map(|link| Place { name, link });
-        self.listed().filter_map(link).collect()
-    }
-
-    fn bring_up(&mut self, patience: Duration) -> Result<(), DaemonError> {
-        let link = |name: &String| self.network.links.get(name);
-        let names = self.plan.model.interfaces.iter().map(|interface| &interface.name);
-        let places: Vec<_> = names.filter_map(|name| Some(Place { name, link: link(name)? })).collect();
-        self.plane = Some(Plane::bring_up(&self.plan.model, &places, patience, &mut self.shared)?);
-        self.announce_all();
+    fn bring_up(&mut self, network: &Network) -> Result<(), DaemonError> {
+        let existing = self.listed().filter_map(|name| network.links.get_key_value(name));
+        let places: Vec<_> = existing.map(|(name, link)| Place { name, link }).collect();
+        let plane = Plane::bring_up(&self.plan.model, &places, PATIENCE_AT_START, &mut self.shared)?;
+        self.came_up(plane);
         Ok(())
     }
 
-    fn announce_all(&mut self) {
-        let interfaces = self.plane.as_ref().map_or(&[][..], Plane::interfaces);
-        self.announcer.came_up(self.plan.announcements(&self.network, interfaces));
+    fn came_up(&mut self, plane: Plane) {
+        self.queues = Some(plane.queues());
+        let is_served = |name: &String| plane.interfaces().contains(name);
+        self.refusals.retain(|name, _| !is_served(name));
+        self.unfit.retain(|name, _| !is_served(name));
+        self.plane = Some(plane);
+        // Interfaces may have other ids, and requests may have gone unanswered.
+        self.announcer.forget();
     }
 
-    /// A link that comes up may be on another switch port now, and a new MAC is unknown to everyone: the VIPs are
-    /// announced anew.
-    fn follow_links(&mut self, network: Arc<Network>) {
-        let before = std::mem::replace(&mut self.network, network);
-        if before.links == self.network.links {
-            return;
-        }
-        self.retry.at = Instant::now();
-        let came_up = self.network.links.iter().any(|(name, now)| {
-            now.up && before.links.get(name).is_none_or(|before| !before.up || before.mac != now.mac)
-        });
-        if came_up {
-            self.announce_all();
-        }
-    }
-
-    /// Survives an interface that goes away (the others are served on), one that comes back under whatever index, and
-    /// one that is no longer what the plane was built for. Says whether there is a new plane, which serves nothing yet.
+    /// Survives an interface that goes away, one that comes back under whatever index, and one that is no longer what the
+    /// plane was built for: whatever becomes of it, those that fit are served, and a plane that fits is left alone. Says
+    /// whether it is gone, or a new one there that serves nothing yet.
     fn follow_interfaces(&mut self) -> bool {
-        let places = self.places();
-        let names = places.iter().map(|place| place.name).collect::<Vec<_>>().join(", ");
-        let misfit = self.plane.as_ref().map(|plane| plane.misfit(&places));
-        match misfit {
-            Some(None) => return false,
-            Some(Some((name, misfit))) => {
-                warn!("{name}: {misfit}");
-                self.plane = None;
-                self.retry = Retry::default();
-            }
-            None => {}
+        let network = Arc::clone(&self.network);
+        let fit = self.fit(&network);
+        for (name, why) in fit.unfit {
+            self.say_unfit(name, why);
         }
-        if names.is_empty() || Instant::now() < self.retry.at {
-            return false;
+        let mut places = fit.places;
+        if self.misfit(&places).is_some() && self.plane.is_some() {
+            // A newcomer is tried before the others are interrupted for it.
+            places.retain(|place| self.takes_us(place));
         }
-        match self.bring_up(Duration::ZERO) {
-            Ok(()) => {
-                info!("{names}: served again");
-                self.retry = Retry::default();
-                true
-            }
-            Err(error) => {
-                let failure = error.to_string();
-                if failure != self.retry.failure {
-                    warn!("{names}: not served: {failure}; trying again, ever more rarely");
+        match self.misfit(&places) {
+            None => return false,
+            Some(Misfit::Changed { interface, change }) => warn!("{interface}: {change}"),
+            Some(Misfit::Others) => {}
+        }
+        let before = self.plane.take().map(|plane| plane.interfaces().to_vec());
+        self.rebuild(places, before.as_deref().unwrap_or_default()) || before.is_some()
+    }
+
+    /// Those of the listed interfaces that a plane can be on together.
+    fn fit<'a>(&self, network: &'a Network) -> Fit<'a> {
+        let model = &self.plan.model;
+        let is_ours = |place: &Place<'_>| self.plane.as_ref().is_some_and(|plane| plane.is_on(place));
+        let refused = |place: &Place<'_>| {
+            let refusal = self.refusals.get(place.name)?;
+            (Instant::now() < refusal.until && refusal.link == *place.link).then(|| refusal.failure.clone())
+        };
+        let cores = model.dataplane.cores.as_ref().map(Vec::len);
+        fit::choose(fit::ask(model, network, is_ours, refused), self.queues, cores)
+    }
+
+    /// Without a plane there is none to be missed as long as there is no interface for one.
+    fn misfit(&self, places: &[Place<'_>]) -> Option<Misfit> {
+        match &self.plane {
+            Some(plane) => plane.misfit(places),
+            None => (!places.is_empty()).then_some(Misfit::Others),
+        }
+    }
+
+    fn takes_us(&mut self, place: &Place<'_>) -> bool {
+        if self.plane.as_ref().is_some_and(|plane| plane.is_on(place)) {
+            return true;
+        }
+        let tried = plane::try_out(&self.plan.model, *place);
+        tried.map_err(|error| self.refuse(place, &error)).is_ok()
+    }
+
+    /// Brings a plane up on as many of these interfaces as it comes up on.
+    fn rebuild(&mut self, mut places: Vec<Place<'_>>, before: &[String]) -> bool {
+        while !places.is_empty() {
+            match Plane::bring_up(&self.plan.model, &places, PATIENCE_WITH_OURSELVES, &mut self.shared) {
+                Ok(plane) => {
+                    info!("{}: served again", plane.interfaces().join(", "));
+                    self.came_up(plane);
+                    return true;
                 }
-                let Retry { pause, .. } = self.retry;
-                self.retry = Retry { at: Instant::now() + pause, pause: (pause * 2).min(LONGEST_PAUSE), failure };
-                false
+                Err(error) => {
+                    let (without, with) = without_the_cause(&error, places, before);
+                    for place in &with {
+                        self.refuse(place, &error);
+                    }
+                    places = without;
+                }
             }
+        }
+        false
+    }
+
+    fn refuse(&mut self, place: &Place<'_>, error: &PlaneError) {
+        let earlier = self.refusals.get(place.name).filter(|earlier| earlier.link == *place.link);
+        let pause = earlier.map_or(SHORTEST_PAUSE, |earlier| (earlier.pause * 2).min(LONGEST_PAUSE));
+        let (link, failure) = (place.link.clone(), error.to_string());
+        self.say_unfit(place.name.to_owned(), Unfit::Refused(failure.clone()));
+        let refusal = Refusal { link, until: Instant::now() + pause, pause, failure };
+        self.refusals.insert(place.name.to_owned(), refusal);
+    }
+
+    /// A line per change.
+    fn say_unfit(&mut self, name: String, why: Unfit) {
+        if self.unfit.get(&name) != Some(&why) {
+            warn!("{name}: {why}");
+            self.unfit.insert(name, why);
         }
     }
 
     fn compile(&mut self) -> Compiled {
         self.generation += 1;
-        let listed: Vec<String>;
-        let interfaces = if let Some(plane) = &self.plane {
-            plane.interfaces()
-        } else {
-            listed = self.listed().map(str::to_owned).collect();
-            &listed
-        };
+        let interfaces = self.plane.as_ref().map_or(&[][..], Plane::interfaces);
         self.plan.compile(&self.network, interfaces, self.generation)
     }
 
@@ -276,7 +312,11 @@ impl Daemon {
         let compiled = self.compile();
         let (members, problems) = (compiled.members.clone(), compiled.problems.clone());
         if let Some(plane) = &mut self.plane {
+            let announcements = compiled.announcements(&self.network, plane.interfaces());
             plane.serve(compiled)?;
+            self.announcer.follow(announcements);
+        } else {
+            self.announcer.follow(BTreeMap::new());
         }
         // Said when it is so.
         self.say_members(&members);
@@ -309,10 +349,13 @@ impl Daemon {
                 );
             }
         }
-        let link = |InterfaceId(index)| self.network.links.get(plane.interfaces().get(usize::from(index))?);
-        let mac_of = |interface| link(interface).filter(|link| link.up).map(|link| link.mac);
-        self.announcer.announce(mac_of, |interface, frame| plane.publisher().send(interface, frame));
         Ok(())
+    }
+
+    fn announce(&mut self) {
+        if let Some(plane) = &self.plane {
+            self.announcer.announce(Instant::now(), |interface, frame| plane.publisher().send(interface, frame));
+        }
     }
 
     fn say_members(&mut self, members: &[MemberStatus]) {
@@ -335,6 +378,29 @@ impl Daemon {
     }
 }
 
+async fn sleep_until(moment: Option<Instant>) {
+    if let Some(moment) = moment {
+        tokio::time::sleep_until(moment.into()).await;
+    }
+}
+
+/// Divides interfaces on which no plane came up: those without which it may, and those that are to be left out: the one
+/// that the error names, else those that were not there before, else all.
+fn without_the_cause<'a>(
+    error: &PlaneError,
+    places: Vec<Place<'a>>,
+    before: &[String],
+) -> (Vec<Place<'a>>, Vec<Place<'a>>) {
+    let is_old = |place: &Place<'_>| before.iter().any(|name| name == place.name);
+    if let Some(named) = error.interface() {
+        places.into_iter().partition(|place| place.name != named)
+    } else if places.iter().all(is_old) {
+        (Vec::new(), places)
+    } else {
+        places.into_iter().partition(is_old)
+    }
+}
+
 impl Drop for Daemon {
     /// The last statistics are taken when the workers have sent what they had.
     fn drop(&mut self) {
@@ -343,5 +409,34 @@ impl Drop for Daemon {
         if !self.shared.counters.is_empty() {
             self.say_statistics(steering);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_error_names_is_left_out_else_what_is_new_else_all() {
+        let link = Link { index: 1, mac: [2; 6], mtu: 1500, up: true, rx_queues: 1, tx_queues: 1 };
+        let blamed = PlaneError::ZeroCopyNeedsNative { interface: "a".into() };
+        let nobody = PlaneError::Thread(std::io::Error::from_raw_os_error(libc::EMFILE));
+        let rows: [(_, &[&str], &[&str], &[&str]); 4] = [
+            (&blamed, &["a", "b"], &["b"], &["a"]),
+            (&nobody, &["a"], &["a"], &["b"]),
+            (&nobody, &["a", "b"], &[], &["a", "b"]),
+            (&nobody, &[], &[], &["a", "b"]),
+        ];
+        for (error, before, without, with) in rows {
+            let places = ["a", "b"].map(|name| Place { name, link: &link }).to_vec();
+            let before = names_of(before);
+            let found = without_the_cause(error, places, &before);
+            let names = |places: &[Place<'_>]| places.iter().map(|place| place.name.to_owned()).collect::<Vec<_>>();
+            assert_eq!((names(&found.0), names(&found.1)), (names_of(without), names_of(with)), "{before:?}");
+        }
+    }
+
+    fn names_of(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
     }
 }

@@ -8,13 +8,14 @@
 //! ```
 //!
 //! [`neighbor`] follows the kernel's network state; [`announce`] tells the network who owns a VIP; [`plane`] brings
-//! the data plane up and down ([`memory`]: is there enough?); [`privileges`] is what the threads may
+//! the data plane up and down ([`fit`]: on which interfaces? [`memory`]: is there enough?); [`privileges`] is what the threads may
 //! still do then; [`daemon`] is the loop around all of it.
 
 pub mod announce;
 pub mod compile;
 pub mod daemon;
 pub mod file;
+pub mod fit;
 pub mod maglev;
 pub mod memory;
 pub mod model;

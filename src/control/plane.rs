@@ -9,6 +9,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::compile::Compiled;
+use super::fit::occupant;
 use super::memory::{self, TooLittleMemory};
 use super::model::{Model, XdpMode as WantedXdpMode, ZeroCopy};
 use super::neighbor::{Link, xdp_programs};
@@ -56,7 +57,7 @@ pub enum PlaneError {
     /// A worker has the same queue of every interface.
     #[error(
         "{fewer} has {least} queues and {more} has {most}; a worker has one queue of each interface, so they need the \
-             same number (set it with: ethtool -L {more} combined {least})"
+             same number (set it with: {command})"
     )]
     UnequalQueues {
         /// The interface with the fewest.
@@ -67,6 +68,8 @@ pub enum PlaneError {
         more: String,
         /// How many it has.
         most: u32,
+        /// What gives it as many as the other.
+        command: String,
     },
     /// An interface's MTU does not fit into a chunk.
     #[error(
@@ -92,7 +95,7 @@ pub enum PlaneError {
     /// Fewer cores than queues.
     #[error(
         "dataplane.cores names {cores} cores, and {interface} has {queues} queues, each with a worker of its own \
-             (name more cores, or: ethtool -L {interface} combined {cores})"
+             (name more cores, or: {command})"
     )]
     TooFewCores {
         /// How many are named.
@@ -101,6 +104,8 @@ pub enum PlaneError {
         interface: String,
         /// How many queues it has.
         queues: u32,
+        /// What gives it no more than there are cores.
+        command: String,
     },
     /// A core that is not there, or not ours.
     #[error("dataplane.cores: core {core} is not one that this process may use (it may use {allowed:?})")]
@@ -116,6 +121,21 @@ pub enum PlaneError {
     /// A worker does not answer.
     #[error(transparent)]
     Stuck(#[from] WorkerStuck),
+}
+
+impl PlaneError {
+    /// The interface without which it might come up.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Self::Attach { interface, .. }
+            | Self::ZeroCopyNeedsNative { interface }
+            | Self::Mtu { interface, .. }
+            | Self::UnequalQueues { more: interface, .. }
+            | Self::TooFewCores { interface, .. }
+            | Self::Open(OpenError::Busy { interface, .. } | OpenError::Socket { interface, .. }) => Some(interface),
+            _ => None,
+        }
+    }
 }
 
 /// What lives as long as the process, across restarts of the data plane.
@@ -146,8 +166,22 @@ struct BuiltFor {
     largest_mtu: u32,
 }
 
+/// Why a plane must be built anew.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// One of its interfaces is no longer what it was.
+    Changed {
+        /// The interface's name.
+        interface: String,
+        /// How it has changed.
+        change: String,
+    },
+    /// It could be on more interfaces, or can be only on fewer.
+    Others,
+}
+
 /// An interface that a plane is to be built on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place<'a> {
     /// Its name.
     pub name: &'a str,
@@ -168,7 +202,7 @@ impl Plane {
         let cores = choose_cores(model, places, queues)?;
         let mtu = common_mtu(places)?;
         let needed = u64::from(queues) * memory_needed(places.len(), mtu);
-        memory::check(needed).map_err(|source| PlaneError::Memory {
+        enough_memory(needed, patience).map_err(|source| PlaneError::Memory {
             workers: queues,
             interfaces: places.len(),
             source,
@@ -216,20 +250,26 @@ impl Plane {
         &self.names
     }
 
-    /// Whether the plane still fits these interfaces; if not, which one, and what has changed.
-    pub fn misfit(&self, places: &[Place<'_>]) -> Option<(String, String)> {
-        let named = |name: &String| places.iter().find(|place| place.name == *name);
+    /// Whether it is on this very interface, and not on one of its name that is gone.
+    pub fn is_on(&self, place: &Place<'_>) -> bool {
+        let mut each = self.names.iter().zip(&self.built_for);
+        each.any(|(name, built_for)| name == place.name && built_for.interface_index == place.link.index)
+    }
+
+    /// How many queues of each interface it has.
+    pub fn queues(&self) -> u32 {
+        self.workers.len() as u32
+    }
+
+    /// Whether the plane is still what would be built on these interfaces; if not, why not.
+    pub fn misfit(&self, places: &[Place<'_>]) -> Option<Misfit> {
         for (name, built_for) in self.names.iter().zip(&self.built_for) {
-            let misfit = match named(name) {
-                Some(place) => built_for.misfit(place),
-                None => Some("it is gone; nothing is served by it until it is back".into()),
-            };
-            if let Some(misfit) = misfit {
-                return Some((name.clone(), misfit));
+            let place = places.iter().find(|place| place.name == *name);
+            if let Some(change) = place.and_then(|place| built_for.misfit(place)) {
+                return Some(Misfit::Changed { interface: name.clone(), change });
             }
         }
-        let new = places.iter().find(|place| !self.names.iter().any(|name| name == place.name))?;
-        Some((new.name.to_owned(), "it is there now".into()))
+        (!self.names.iter().map(String::as_str).eq(places.iter().map(|place| place.name))).then_some(Misfit::Others)
     }
 
     /// Puts compiled tables to work: the workers first, then the programs that send them packets.
@@ -348,8 +388,18 @@ impl OpenQueues<'_> {
     }
 }
 
+/// Finds out whether an interface takes us, next to a plane that runs on others: attaches, and takes it back. It
+/// carries nothing: nobody is told of it, and it is over before the first packet that matters.
+pub fn try_out(model: &Model, place: Place<'_>) -> Result<(), PlaneError> {
+    let places = [place];
+    let (queues, mtu) = (common_queues(&places)?, common_mtu(&places)?);
+    let mut steering = [load(place.link)?];
+    attach(&mut steering, &OpenQueues { model, places: &places, mtu, queues, patience: Duration::ZERO })?;
+    Ok(())
+}
+
 /// How long our own sockets of a moment ago are waited for.
-const PATIENCE_WITH_OURSELVES: Duration = Duration::from_secs(2);
+pub const PATIENCE_WITH_OURSELVES: Duration = Duration::from_secs(2);
 
 /// Opens the sockets and attaches the programs, each in the wanted mode; a fallback is said, with its cause.
 fn attach(steering: &mut [Steering], wanted: &OpenQueues<'_>) -> Result<(Vec<XdpMode>, Vec<Opened>), PlaneError> {
@@ -411,6 +461,17 @@ fn driver(place: &Place<'_>) -> String {
     nic::driver(place.name).unwrap_or_else(|_| "unknown".into())
 }
 
+/// Whether there is memory for the frames; what a plane of a moment ago still holds comes back with its sockets.
+fn enough_memory(needed: u64, patience: Duration) -> Result<(), TooLittleMemory> {
+    let deadline = Instant::now() + patience.min(PATIENCE_WITH_OURSELVES);
+    loop {
+        match memory::check(needed) {
+            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            result => return result,
+        }
+    }
+}
+
 /// Whether nobody else's program is on the interface; one whose owner has just died is waited for.
 fn is_free(interface: &str, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
@@ -438,7 +499,11 @@ fn common_queues(places: &[Place<'_>]) -> Result<u32, PlaneError> {
     let least = places.iter().map(of).min();
     let most = places.iter().map(of).max();
     let ((least, fewer), (most, more)) = (least.unwrap_or_default(), most.unwrap_or_default());
-    if least == most { Ok(least) } else { Err(PlaneError::UnequalQueues { fewer, least, more, most }) }
+    if least == most {
+        return Ok(least);
+    }
+    let command = nic::queues_command(&more, least);
+    Err(PlaneError::UnequalQueues { fewer, least, more, most, command })
 }
 
 /// The queues that are in use; where the driver does not say, those that there are.
@@ -465,13 +530,6 @@ fn advice_for(cause: &AttachError, interface: &str, otherwise: &str) -> String {
     }
 }
 
-/// The programs that are attached to the interface, in words; `None` if the kernel does not say. It tells their names
-/// only to `CAP_SYS_ADMIN`, which is not kept: bpftool's business.
-fn occupant(interface: &str) -> Option<String> {
-    let words: Vec<String> = xdp_programs(interface)?.into_iter().map(|id| format!("program {id}")).collect();
-    (!words.is_empty()).then(|| words.join(", "))
-}
-
 /// One core per queue: the configured ones, else those the process may use, in turn.
 fn choose_cores(model: &Model, places: &[Place<'_>], queues: u32) -> Result<Vec<usize>, PlaneError> {
     let allowed: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
@@ -484,7 +542,8 @@ fn choose_cores(model: &Model, places: &[Place<'_>], queues: u32) -> Result<Vec<
     }
     if cores.len() < queues as usize {
         let interface = places.first().map_or_else(String::new, |place| place.name.to_owned());
-        return Err(PlaneError::TooFewCores { cores: cores.len(), interface, queues });
+        let command = nic::queues_command(&interface, cores.len() as u32);
+        return Err(PlaneError::TooFewCores { cores: cores.len(), interface, queues, command });
     }
     Ok(cores.clone())
 }

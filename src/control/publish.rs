@@ -31,9 +31,10 @@ impl Publisher {
         Ok(())
     }
 
-    /// Has the first worker send a frame; `false` if it has too many orders lying already.
+    /// Has a worker send a frame; `false` if they all have enough orders lying already.
     pub fn send(&self, interface: InterfaceId, frame: &[u8]) -> bool {
-        self.mailboxes.first().is_some_and(|mailbox| mailbox.order(Order::Send(interface, frame.into())).is_ok())
+        let free = self.mailboxes.iter().find(|mailbox| mailbox.has_room());
+        free.is_some_and(|mailbox| mailbox.order(Order::Send(interface, frame.into())).is_ok())
     }
 
     /// Has every worker end.

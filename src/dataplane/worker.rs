@@ -83,6 +83,12 @@ impl Mailbox {
         result
     }
 
+    /// Control's side: whether orders that are not urgent may be left now. The other half is for tables: they must
+    /// always find room.
+    pub fn has_room(&self) -> bool {
+        self.orders.len() < ORDERS / 2
+    }
+
     /// Control's side: has the worker end.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);

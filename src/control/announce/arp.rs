@@ -2,7 +2,7 @@
 //!
 //! The workers answer ARP requests by themselves (`dataplane::arp`); this is the part that needs a clock.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,16 @@ use crate::dataplane::arp::announcement;
 use crate::dataplane::tables::InterfaceId;
 use crate::dataplane::verdict::Conflict;
 
-/// Announcements per address and occasion, one per [`INTERVAL`]: keepalived's `vrrp_garp_master_repeat`. One alone may
-/// be lost while a switch port is still learning.
+/// Announcements per address and occasion, the first at once, then one per [`INTERVAL`]: keepalived's
+/// `vrrp_garp_master_repeat`. One alone may be lost while a switch port is still learning.
 const REPEAT: u32 = 5;
 
 /// Between two announcements of the same address (RFC 5227 §1.1 `ANNOUNCE_INTERVAL` is 2 s; keepalived sends at once).
-pub const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Announcements per [`INTERVAL`]: half of the orders that a worker lets lie.
-const PER_INTERVAL: usize = 32;
+/// Between two batches, of as many announcements as the workers take orders: a worker has them sent in far less. Longer,
+/// and hundreds of addresses wait for each other; shorter, and switches see their control plane's queues fill.
+const PACE: Duration = Duration::from_millis(10);
 
 /// Between two alarms about the same pair of address and MAC: loud enough to be seen, not so loud as to fill a disk.
 const ALARM_INTERVAL: Duration = Duration::from_mins(1);
@@ -29,34 +30,66 @@ const MOST_ALARMS: usize = 1024;
 /// An address, and the interface by which it is announced.
 pub type Announcement = (Ipv4Addr, InterfaceId);
 
-/// What is still to be announced.
+/// What is announced, and what of it is still to be said.
 #[derive(Debug, Default)]
 pub struct Announcer {
-    /// In turn: how often each is still to be said, and where.
-    pending: VecDeque<(Announcement, u32)>,
+    /// The MAC that each is announced with.
+    announced: BTreeMap<Announcement, [u8; 6]>,
+    /// In turn: those that have not been said yet.
+    first: VecDeque<Announcement>,
+    /// In the order in which they are due: when, what, and how often it is still to be said.
+    repeats: VecDeque<(Instant, Announcement, u32)>,
+    /// The next batch is not before.
+    paced: Option<Instant>,
     alarms: HashMap<(u32, [u8; 6]), Instant>,
 }
 
 impl Announcer {
-    /// These addresses have just come up (or an interface has): announce them anew.
-    pub fn came_up(&mut self, announcements: impl IntoIterator<Item = Announcement>) {
-        let once: BTreeSet<_> = announcements.into_iter().collect();
-        self.pending = once.into_iter().map(|announcement| (announcement, REPEAT)).collect();
+    /// Whoever knew these addresses may have forgotten: what is followed next is announced anew, all of it.
+    pub fn forget(&mut self) {
+        self.announced.clear();
     }
 
-    /// Sends what is due, at most `PER_INTERVAL` of them; call once per [`INTERVAL`]. What `send` does not take is
-    /// sent the next time, and so is what waits for an interface without a `mac`: one that is down.
-    pub fn announce(
-        &mut self,
-        mac: impl Fn(InterfaceId) -> Option<[u8; 6]>,
-        mut send: impl FnMut(InterfaceId, &[u8]) -> bool,
-    ) {
-        for _ in 0..self.pending.len().min(PER_INTERVAL) {
-            let Some(((address, interface), left)) = self.pending.pop_front() else { return };
-            let taken = mac(interface).is_some_and(|mac| send(interface, &announcement(address.into(), mac)));
-            let left = left - u32::from(taken);
-            if left > 0 {
-                self.pending.push_back(((address, interface), left));
+    /// These are the announcements from now on, each with its MAC: what is new, or has another MAC, is announced; what
+    /// is not among them any more is not repeated.
+    pub fn follow(&mut self, announcements: BTreeMap<Announcement, [u8; 6]>) {
+        let is_new = |(announcement, mac): &(&Announcement, &[u8; 6])| self.announced.get(*announcement) != Some(*mac);
+        let new: BTreeSet<_> = announcements.iter().filter(is_new).map(|(announcement, _)| *announcement).collect();
+        let goes_on = |one: &Announcement| announcements.contains_key(one) && !new.contains(one);
+        self.first.retain(goes_on);
+        self.repeats.retain(|(_, one, _)| goes_on(one));
+        self.first.extend(new);
+        self.announced = announcements;
+    }
+
+    /// When [`Announcer::announce`] is to be called next; `None` if nothing is left to be said.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        let due = if self.first.is_empty() { self.repeats.front()?.0 } else { now };
+        Some(self.paced.map_or(due, |paced| due.max(paced)))
+    }
+
+    /// Sends what is due, for as long as `send` takes it.
+    pub fn announce(&mut self, now: Instant, mut send: impl FnMut(InterfaceId, &[u8]) -> bool) {
+        self.paced = Some(now + PACE);
+        let announced = &self.announced;
+        let mut say = |one: Announcement| {
+            let (address, interface) = one;
+            announced.get(&one).is_none_or(|mac| send(interface, &announcement(address.into(), *mac)))
+        };
+        while let Some(&one) = self.first.front() {
+            if !say(one) {
+                return;
+            }
+            self.first.pop_front();
+            self.repeats.push_back((now + INTERVAL, one, REPEAT - 1));
+        }
+        while let Some(&(due, one, left)) = self.repeats.front() {
+            if due > now || !say(one) {
+                return;
+            }
+            self.repeats.pop_front();
+            if left > 1 {
+                self.repeats.push_back((now + INTERVAL, one, left - 1));
             }
         }
     }
@@ -80,55 +113,90 @@ impl Announcer {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_address_is_announced_five_times_and_few_at_a_time() {
-        let mut announcer = Announcer::default();
-        let address = |last| (Ipv4Addr::new(192, 0, 2, last), InterfaceId(0));
-        let addresses: Vec<_> = (0..200u8).map(address).collect();
-        announcer.came_up(addresses.iter().chain(&addresses).copied());
-        let mut sent: HashMap<[u8; 4], u32> = HashMap::new();
-        for interval in 0..100 {
-            let mut count = 0;
-            announcer.announce(
-                |_| Some([2; 6]),
-                |_, frame| {
-                    // Now and then the worker has no room.
-                    let taken = (interval + count) % 3 > 0;
-                    count += 1;
-                    *sent.entry([frame[28], frame[29], frame[30], frame[31]]).or_default() += u32::from(taken);
-                    taken
-                },
-            );
-            assert!(count <= PER_INTERVAL);
+    const MAC: [u8; 6] = [2; 6];
+
+    fn address(index: u16) -> Ipv4Addr {
+        Ipv4Addr::from_bits(0xc000_0200 + u32::from(index))
+    }
+
+    fn on(interfaces: &[u8], addresses: u16) -> BTreeMap<Announcement, [u8; 6]> {
+        let on = |&id| (0..addresses).map(move |index| ((address(index), InterfaceId(id)), MAC));
+        interfaces.iter().flat_map(on).collect()
+    }
+
+    /// What is sent, and when, until nothing is left; a worker takes as many orders at a time.
+    fn say(announcer: &mut Announcer, start: Instant, orders: usize) -> Vec<(Duration, Announcement)> {
+        let (mut now, mut said) = (start, Vec::new());
+        while let Some(due) = announcer.due(now) {
+            now = now.max(due);
+            let mut room = orders;
+            announcer.announce(now, |interface, frame| {
+                let address = Ipv4Addr::new(frame[28], frame[29], frame[30], frame[31]);
+                let taken = room > 0;
+                if taken {
+                    room -= 1;
+                    said.push((now - start, (address, interface)));
+                }
+                taken
+            });
+            assert!(now < start + Duration::from_mins(1), "it does not come to an end");
         }
-        assert_eq!(sent.len(), 200);
-        assert!(sent.values().all(|&count| count == REPEAT));
+        said
     }
 
     #[test]
-    fn an_interface_that_is_down_is_waited_for_and_the_other_is_not_held_up() {
+    fn hundreds_are_announced_at_once_and_then_once_a_second() {
         let mut announcer = Announcer::default();
-        let address = Ipv4Addr::new(192, 0, 2, 1);
-        announcer.came_up([(address, InterfaceId(0)), (address, InterfaceId(1))]);
-        let mut sent = Vec::new();
-        for _ in 0..10 {
-            announcer.announce(
-                |interface| (interface.0 == 1).then_some([2; 6]),
-                |interface, _| {
-                    sent.push(interface.0);
-                    true
-                },
+        announcer.follow(on(&[0, 1], 400));
+        let mut times: BTreeMap<Announcement, Vec<Duration>> = BTreeMap::new();
+        for (at, what) in say(&mut announcer, Instant::now(), 32) {
+            times.entry(what).or_default().push(at);
+        }
+        assert_eq!(times.len(), 800);
+        for times in times.values() {
+            assert_eq!(times.len(), REPEAT as usize);
+            assert!(times[0] <= Duration::from_millis(250), "{times:?}");
+            assert!(
+                times.windows(2).all(|pair| (1000..1300).contains(&pair[1].abs_diff(pair[0]).as_millis())),
+                "{times:?}"
             );
         }
-        assert_eq!(sent, [1; REPEAT as usize]);
-        announcer.announce(
-            |_| Some([2; 6]),
-            |interface, _| {
-                sent.push(interface.0);
+    }
+
+    #[test]
+    fn only_what_is_new_is_announced_and_what_is_over_is_not_repeated() {
+        let (mut announcer, start) = (Announcer::default(), Instant::now());
+        announcer.follow(on(&[0], 2));
+        let twice = |interface| [0, 1].map(|index| (address(index), InterfaceId(interface)));
+        let mut said = Vec::new();
+        let mut once = |announcer: &mut Announcer, at: Instant| {
+            said.clear();
+            announcer.announce(at, |interface, frame| {
+                said.push((Ipv4Addr::new(frame[28], frame[29], frame[30], frame[31]), interface));
                 true
-            },
-        );
-        assert_eq!(sent.last(), Some(&0));
+            });
+            said.clone()
+        };
+        assert_eq!(once(&mut announcer, start), twice(0));
+        // The same again is nothing new.
+        announcer.follow(on(&[0], 2));
+        assert_eq!(once(&mut announcer, start), []);
+        // The subnet moves to the other interface.
+        announcer.follow(on(&[1], 2));
+        assert_eq!(once(&mut announcer, start), twice(1));
+        assert_eq!(once(&mut announcer, start + INTERVAL), twice(1));
+        // Another MAC.
+        announcer.follow(on(&[1], 2).into_keys().map(|one| (one, [4; 6])).collect());
+        assert_eq!(once(&mut announcer, start + INTERVAL), twice(1));
+        // An interface that comes up; then all that were there may have been forgotten.
+        announcer.follow(BTreeMap::new());
+        assert_eq!(announcer.due(start), None);
+        announcer.follow(on(&[1], 1));
+        assert_eq!(once(&mut announcer, start + INTERVAL), twice(1)[..1]);
+        announcer.forget();
+        announcer.follow(on(&[1], 1));
+        assert_eq!(say(&mut announcer, start + INTERVAL, 32).len(), REPEAT as usize);
+        assert_eq!(announcer.due(start), None);
     }
 
     #[test]

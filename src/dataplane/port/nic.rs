@@ -59,11 +59,32 @@ pub fn driver(interface: &str) -> io::Result<String> {
 
 /// How many receive queues the interface uses now; `None` if its driver does not say.
 pub fn receive_queues(interface: &str) -> io::Result<Option<u32>> {
+    Ok(channels(interface)?.map(|channels| channels.rx + channels.combined).filter(|&queues| queues > 0))
+}
+
+/// The command that gives the interface so many receive queues, in the words that its driver understands.
+pub fn queues_command(interface: &str, queues: u32) -> String {
+    let channels = channels(interface).ok().flatten().unwrap_or_default();
+    format!("ethtool -L {interface} {}", channels.words(queues))
+}
+
+fn channels(interface: &str) -> io::Result<Option<Channels>> {
     let mut channels = Channels { command: GET_CHANNELS, ..Channels::default() };
     match ethtool(interface, &mut channels) {
-        Ok(()) => Ok(Some(channels.rx + channels.combined).filter(|&queues| queues > 0)),
+        Ok(()) => Ok(Some(channels)),
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+impl Channels {
+    /// A driver has queues in pairs (most cards), or rx and tx apart (veth), and refuses the other's words.
+    fn words(&self, queues: u32) -> String {
+        match (self.max_combined, self.max_rx, self.max_tx) {
+            (0, 1.., 0) => format!("rx {queues}"),
+            (0, 1.., _) => format!("rx {queues} tx {queues}"),
+            _ => format!("combined {queues}"),
+        }
     }
 }
 
@@ -96,6 +117,16 @@ mod tests {
     fn the_structures_have_the_kernels_sizes() {
         assert_eq!(std::mem::size_of::<DriverInfo>(), 196);
         assert_eq!(std::mem::size_of::<Channels>(), 36);
+    }
+
+    #[test]
+    fn queues_are_set_in_the_drivers_own_words() {
+        let veth = Channels { max_rx: 4, max_tx: 4, rx: 1, tx: 1, ..Channels::default() };
+        assert_eq!(veth.words(2), "rx 2 tx 2");
+        // ice, i40e: pairs; rx and tx may also be set apart, but need not.
+        let paired = Channels { max_rx: 8, max_tx: 8, max_combined: 8, combined: 8, ..Channels::default() };
+        assert_eq!(paired.words(2), "combined 2");
+        assert_eq!(queues_command("nosuchif0", 2), "ethtool -L nosuchif0 combined 2");
     }
 
     #[test]

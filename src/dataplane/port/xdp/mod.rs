@@ -30,7 +30,7 @@ use super::{Port, RingStatistics};
 /// health check on the same core); half of it loses packets then, twice as much only adds latency and memory.
 pub const RING: u32 = 2048;
 
-/// Frames that one `sendto` takes in copy mode (`TX_BATCH_SIZE`, net/xdp/xsk.c, Linux 6.18).
+/// Frames that one `sendto` takes in copy mode unless it is asked for more (`TX_BATCH_SIZE`, net/xdp/xsk.c, Linux 6.18).
 const FRAMES_PER_SEND: usize = 32;
 
 /// Descriptors moved between a ring and a list at a time.
@@ -83,6 +83,8 @@ pub struct XdpPort {
     sending: usize,
     /// Frames put on the tx ring since the kernel was last told.
     unsent: usize,
+    /// Frames that one `sendto` takes.
+    frames_per_send: usize,
     busy_poll: bool,
     copy_mode: CopyMode,
     largest_mtu: u32,
@@ -160,7 +162,7 @@ impl Port for XdpPort {
             return true;
         }
         // The kernel takes so many per call, and says EAGAIN both for "there is more" and for "no more now".
-        for _ in 0..self.unsent.div_ceil(FRAMES_PER_SEND) {
+        for _ in 0..self.unsent.div_ceil(self.frames_per_send) {
             let sent = nix::sys::socket::send(self.socket(), &[], MsgFlags::MSG_DONTWAIT);
             match sent {
                 Ok(_) => {
