@@ -286,7 +286,7 @@ fn os_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
 /// Has one `sendto` take as many frames as the tx ring holds, where the kernel can (Linux 6.17): a system call and a
 /// softirq for a burst instead of two or more. Says how many it takes.
 fn send_more_at_once(socket: RawFd) -> usize {
-    /// `XDP_MAX_TX_SKB_BUDGET` (linux/if_xdp.h, since 6.17), which libc does not know yet.
+    /// `XDP_MAX_TX_SKB_BUDGET` (`linux/if_xdp.h`, since 6.17), which libc does not know yet.
     const MOST_FRAMES_PER_SEND: libc::c_int = 9;
     let frames: u32 = RING;
     // SAFETY: the option's value is a live u32, and its size is passed.
