@@ -11,8 +11,8 @@
 //! ```
 //!
 //! [`process`] names these stages in this order on one screen; [`worker`] is the loop around it. ARP and ICMP leave
-//! the walk after `parse` for rooms of their own. Nothing here knows of [`crate::control`], and nothing but [`port`] is
-//! `unsafe`.
+//! the walk after `parse` for rooms of their own. Nothing here knows of [`crate::control`], and nothing but [`port`] and
+//! [`memory`] is `unsafe`.
 
 pub mod arp;
 pub mod counters;
@@ -20,6 +20,7 @@ pub mod encap;
 pub mod flow;
 mod icmp;
 mod ids;
+pub mod memory;
 pub mod parse;
 pub mod port;
 pub mod process;
