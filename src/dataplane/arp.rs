@@ -21,7 +21,6 @@ pub(super) fn decide(tables: &Tables, ingress: InterfaceId, arp: &Arp) -> Decisi
         return Decision {
             verdict: Verdict::Drop(DropReason::ArpConflict),
             effects: Effects { conflict, ..Effects::default() },
-            entropy: 0,
         };
     }
     Decision::plain(if arp.operation == REQUEST && announced(arp.target) {

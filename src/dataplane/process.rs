@@ -1,16 +1,19 @@
 //! The packet's walk, stage by stage, on one screen.
 //!
-//! [`decide`] only reads: everything that is decided about a packet is decided there. What follows from it is a value
-//! ([`Effects`]) and a [`Verdict`]; [`apply`] and [`carry_out`] make them happen. No syscall, no clock, no allocation,
-//! no lock.
+//! A burst goes through it in two steps: [`prepare`] reads every packet and asks for the cache line that its flow lies
+//! in, then [`decide`] decides about each. Both only read: everything that is decided about a packet is decided there.
+//! What follows is a value ([`Decision`]); [`apply`] and [`carry_out`] make it happen. No syscall, no clock, no
+//! allocation, no lock.
+
+use std::net::Ipv4Addr;
 
 use super::counters::Counters;
 use super::encap::{self, OUTER_LENGTH};
-use super::flow::{FlowTable, Now};
+use super::flow::{FlowTable, Insertion, KeyV4, Lookup, NewFlowBudget, Now, Place, Signal};
 use super::parse::{ETHERNET_LENGTH, FlowKey, Parsed, parse};
 use super::port::Port;
-use super::tables::{InterfaceId, Member, Tables, Way};
-use super::verdict::{Answer, Decision, DropReason, Effects, Verdict};
+use super::tables::{InterfaceId, Member, MemberId, Tables, Vip, VipId, Way};
+use super::verdict::{Answer, Decision, DropReason, Effects, FlowEffect, Verdict};
 use super::{arp, icmp, rewrite, select};
 
 /// What a decision is made from.
@@ -33,57 +36,116 @@ pub struct Packet<'a> {
     pub headroom: usize,
 }
 
-/// Decides about one packet; changes nothing.
-#[inline]
-pub fn decide(state: &State<'_>, packet: &Packet<'_>, now: Now) -> Decision {
-    match parse(packet.frame) {
-        Ok(Parsed::Arp(arp)) => arp::decide(state.tables, packet.ingress, &arp),
-        Err(reason) => Decision::plain(Verdict::Drop(reason)),
-        Ok(_) if !is_for_us(state.tables, packet) => Decision::plain(Verdict::Drop(DropReason::OtherHost)),
-        Ok(Parsed::Flow { key, length }) => {
-            to_member(state, packet, &Passenger { flow: key, source: key.source, length }, now)
-        }
-        Ok(Parsed::Icmp(icmp)) => match icmp::concern(state.tables, packet.frame, &icmp) {
-            icmp::Concern::Flow(flow) => {
-                let (source, length) = (icmp.source, icmp.packet_length);
-                to_member(state, packet, &Passenger { flow, source, length }, now)
-            }
-            icmp::Concern::Nobody(verdict) => Decision::plain(verdict),
-        },
-    }
+/// A packet that has been read.
+#[derive(Debug, Clone, Copy)]
+pub enum Prepared {
+    /// It concerns no flow of a VIP's, and this becomes of it.
+    Decided(Decision),
+    /// It goes to the member of a VIP's flow.
+    ToMember(Passenger),
 }
 
 /// A packet on its way to a member.
-struct Passenger {
+#[derive(Debug, Clone, Copy)]
+pub struct Passenger {
     /// The flow whose member it goes to.
     flow: FlowKey,
+    vip: VipId,
+    /// The flow as the connection table knows it, and where that looks for it.
+    key: KeyV4,
+    place: Place,
+    /// What it says about the flow; `None`: it is an ICMP error, and says nothing.
+    signal: Option<Signal>,
     /// Its own source address: an ICMP error does not come from the flow's client.
     source: u32,
     /// Length of the IPv4 packet, header included, bytes.
     length: u16,
 }
 
-/// From the flow to its member: which VIP, seen before, which member, does it get there?
+/// Reads one packet, and asks for what deciding about it will look at.
 #[inline]
-fn to_member(state: &State<'_>, packet: &Packet<'_>, passenger: &Passenger, now: Now) -> Decision {
-    let key = &passenger.flow;
+pub fn prepare(state: &State<'_>, packet: &Packet<'_>) -> Prepared {
     let tables = state.tables;
-    let Some(vip_id) = tables.services.lookup(key) else {
-        let known = tables.vip_address(key.destination).is_some();
-        return Decision::plain(Verdict::Drop(if known { DropReason::NoService } else { DropReason::NoVip }));
+    let decided = |verdict| Prepared::Decided(Decision::plain(verdict));
+    match parse(packet.frame) {
+        Ok(Parsed::Arp(arp)) => Prepared::Decided(arp::decide(tables, packet.ingress, &arp)),
+        Err(reason) => decided(Verdict::Drop(reason)),
+        Ok(_) if !is_for_us(tables, packet) => decided(Verdict::Drop(DropReason::OtherHost)),
+        Ok(Parsed::Flow { key, length, flags }) => {
+            let signal = match i32::from(key.protocol) {
+                libc::IPPROTO_TCP => Signal::from_tcp_flags(flags),
+                _ => Signal::Datagram,
+            };
+            to_vip(state, key, (Some(signal), key.source, length))
+        }
+        Ok(Parsed::Icmp(icmp)) => match icmp::concern(tables, packet.frame, &icmp) {
+            icmp::Concern::Flow(flow) => to_vip(state, flow, (None, icmp.source, icmp.packet_length)),
+            icmp::Concern::Nobody(verdict) => decided(verdict),
+        },
+    }
+}
+
+/// Which VIP, and where its flow would be found.
+#[inline]
+fn to_vip(state: &State<'_>, flow: FlowKey, (signal, source, length): (Option<Signal>, u32, u16)) -> Prepared {
+    let tables = state.tables;
+    let Some((vip, any_port)) = tables.services.lookup(&flow) else {
+        let known = tables.vip_address(flow.destination).is_some();
+        let reason = if known { DropReason::NoService } else { DropReason::NoVip };
+        return Prepared::Decided(Decision::plain(Verdict::Drop(reason)));
     };
-    let chosen = state.flows.find(vip_id, key, now).or_else(|| {
-        let vip = tables.vips.get(usize::from(vip_id.0))?;
-        select::select(tables.seed, &vip.slots, key)
-    });
-    let member = chosen.and_then(|id| Some((id, tables.members.get(id.0 as usize)?)));
-    let verdict = match member.map(|(id, member)| (id, obstacle(tables, packet, passenger, member))) {
-        None => Verdict::Drop(DropReason::NoMember),
-        Some((_, Some(reason))) => Verdict::Drop(reason),
-        Some((id, None)) => Verdict::Transmit(id),
+    let destination_port = if any_port { flow.destination_port } else { 0 };
+    let key = KeyV4::new(Ipv4Addr::from_bits(flow.source), flow.source_port, vip, destination_port);
+    let place = state.flows.v4.place(&key);
+    state.flows.v4.prefetch(place);
+    Prepared::ToMember(Passenger { flow, vip, key, place, signal, source, length })
+}
+
+/// Decides about one packet; changes nothing.
+#[inline]
+pub fn decide(state: &State<'_>, packet: &Packet<'_>, prepared: &Prepared, now: Now) -> Decision {
+    let passenger = match prepared {
+        Prepared::Decided(decision) => return *decision,
+        Prepared::ToMember(passenger) => passenger,
     };
-    let effects = Effects { vip: Some(vip_id), conflict: None };
-    Decision { verdict, effects, entropy: encap::entropy(key) }
+    let tables = state.tables;
+    let effects = Effects { vip: Some(passenger.vip), ..Effects::default() };
+    let drop = |reason| Decision { verdict: Verdict::Drop(reason), effects };
+    let Some(vip) = tables.vips.get(usize::from(passenger.vip.0)) else { return drop(DropReason::NoService) };
+    let (chosen, flow) = choose(state, vip, passenger, now);
+    let Some((id, member)) = chosen.and_then(|id| Some((id, tables.members.get(id.0 as usize)?))) else {
+        return drop(DropReason::NoMember);
+    };
+    match obstacle(tables, packet, passenger, member) {
+        Some(reason) => drop(reason),
+        None => Decision { verdict: Verdict::Transmit(id), effects: Effects { flow, ..effects } },
+    }
+}
+
+/// Seen before? If so its member, as long as that can be reached; else one that the flow is hashed to.
+#[inline]
+fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, now: Now) -> (Option<MemberId>, FlowEffect) {
+    let tables = state.tables;
+    let select = || select::select(tables.seed, &vip.slots, &passenger.flow);
+    let Passenger { key, place, signal, .. } = passenger;
+    // An error says nothing about its flow's state, and what a segment would is not carried out.
+    let asked = signal.unwrap_or(Signal::Segment);
+    let lookup = state.flows.v4.lookup(*place, key, asked, now, &vip.timeouts);
+    let (member, effect) = match lookup {
+        Lookup::Hit(hit) if tables.is_reachable(hit.member) => {
+            let effect = if hit.is_changed() { FlowEffect::Advance(hit) } else { FlowEffect::None };
+            (Some(hit.member), effect)
+        }
+        Lookup::Hit(hit) => (select(), FlowEffect::Rebind { from: hit.member }),
+        Lookup::Miss => (select(), begin(asked, true)),
+        Lookup::Over => (select(), begin(asked, false)),
+    };
+    (member, if signal.is_some() { effect } else { FlowEffect::None })
+}
+
+#[inline]
+fn begin(signal: Signal, from_budget: bool) -> FlowEffect {
+    if signal.begins_as().is_some() { FlowEffect::Insert { from_budget } } else { FlowEffect::None }
 }
 
 /// What keeps this packet from getting to this member.
@@ -104,31 +166,98 @@ fn obstacle(tables: &Tables, packet: &Packet<'_>, passenger: &Passenger, member:
     }
 }
 
-/// Makes a decision's effects happen. `length` is the frame's, in bytes.
+/// Where a worker writes down what it did.
+#[derive(Debug)]
+pub struct Ledger<'a> {
+    /// What it counts.
+    pub counters: &'a Counters,
+    /// How many new flows it may enter.
+    pub budget: &'a mut NewFlowBudget,
+}
+
+/// Makes a decision's effects happen: enters the flow, and counts. `length` is the frame's, in bytes. The verdict is
+/// the decision's, unless another worker has entered the same flow meanwhile: then that one's member holds.
 #[inline]
-pub fn apply(decision: &Decision, length: usize, counters: &Counters) {
+pub fn apply(
+    decision: &Decision,
+    (prepared, length): (&Prepared, usize),
+    state: &State<'_>,
+    ledger: &mut Ledger<'_>,
+    now: Now,
+) -> Verdict {
+    let counters = ledger.counters;
     if let Some(vip) = decision.effects.vip {
         counters.vip(vip).add_packet(length);
     }
-    match decision.verdict {
+    let verdict = match (decision.verdict, prepared) {
+        (Verdict::Transmit(member), Prepared::ToMember(passenger)) if decision.effects.flow != FlowEffect::None => {
+            Verdict::Transmit(remember(decision.effects.flow, member, passenger, state, ledger, now))
+        }
+        (verdict, _) => verdict,
+    };
+    match verdict {
         Verdict::Transmit(member) => counters.member(member).add_packet(length),
         Verdict::Answer(Answer::ArpReply) => counters.arp_replies.add(1),
         Verdict::Answer(Answer::EchoReply) => counters.echo_replies.add(1),
         Verdict::Drop(reason) => counters.dropped_for(reason).add(1),
     }
+    verdict
 }
 
-/// Makes the frame what was decided, and names the interface it leaves by; `None`: it does not leave. `port` is where
-/// it came in, which is `ingress`.
+/// Brings the connection table up to date; returns the member that the flow has.
+fn remember(
+    effect: FlowEffect,
+    member: MemberId,
+    passenger: &Passenger,
+    state: &State<'_>,
+    ledger: &mut Ledger<'_>,
+    now: Now,
+) -> MemberId {
+    let State { tables, flows } = state;
+    let Some(signal) = passenger.signal else { return member };
+    let (at, counters) = ((passenger.place, &passenger.key), ledger.counters);
+    let record = |event| flows.loads.record(event);
+    match effect {
+        FlowEffect::None => member,
+        FlowEffect::Advance(hit) => {
+            let timeouts = tables.timeouts_of_vip(passenger.vip);
+            flows.v4.advance(&hit, at, (signal, now, timeouts), record);
+            member
+        }
+        FlowEffect::Insert { from_budget } if from_budget && !ledger.budget.take() => {
+            counters.flows_over_budget.add(1);
+            member
+        }
+        FlowEffect::Insert { .. } => match flows.v4.insert(at, member, (signal, now), *tables, record) {
+            Insertion::Inserted => {
+                counters.flows_begun.add(1);
+                member
+            }
+            Insertion::Existing(theirs) if tables.is_reachable(theirs) => theirs,
+            Insertion::Existing(_) => member,
+            Insertion::NotInserted => {
+                counters.flows_without_room.add(1);
+                member
+            }
+        },
+        FlowEffect::Rebind { from } => {
+            let now_has = flows.v4.rebind(at, from, member, record);
+            counters.flows_rebound.add(1);
+            if tables.is_reachable(now_has) { now_has } else { member }
+        }
+    }
+}
+
+/// Makes the frame what the verdict says, and names the interface it leaves by; `None`: it does not leave. `port` is
+/// where it came in, which is `ingress`.
 #[inline]
 pub fn carry_out<P: Port>(
-    decision: &Decision,
-    port: &P,
-    frame: &mut P::Frame,
+    (verdict, prepared): (Verdict, &Prepared),
+    (port, frame): (&P, &mut P::Frame),
     tables: &Tables,
     ingress: InterfaceId,
 ) -> Option<InterfaceId> {
-    match decision.verdict {
+    match verdict {
         Verdict::Transmit(id) => {
             let member = tables.members.get(id.0 as usize)?;
             cut_trailer(port, frame);
@@ -138,7 +267,7 @@ pub fn carry_out<P: Port>(
                 Way::Ipip(macs, template) => {
                     // `decide` has seen the headroom.
                     port.grow(frame, OUTER_LENGTH).then_some(())?;
-                    encap::ipip(port.bytes_mut(frame), macs, template, decision.entropy);
+                    encap::ipip(port.bytes_mut(frame), macs, template, prepared.entropy());
                 }
             }
             Some(member.egress)
@@ -152,6 +281,17 @@ pub fn carry_out<P: Port>(
             Some(ingress)
         }
         Verdict::Drop(_) => None,
+    }
+}
+
+impl Prepared {
+    /// What tells the packet's flow from others, for those on the way that spread flows by the outer header.
+    #[inline]
+    fn entropy(&self) -> u32 {
+        match self {
+            Self::ToMember(passenger) => encap::entropy(&passenger.flow),
+            Self::Decided(_) => 0,
+        }
     }
 }
 

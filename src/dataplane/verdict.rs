@@ -3,6 +3,7 @@
 //! The name of a [`DropReason`] is at the same time the label of its counter, the word in logs and status, and the
 //! row in `docs/drops.md`.
 
+use super::flow::Hit;
 use super::ids::{MemberId, VipId};
 
 /// What becomes of one packet.
@@ -32,8 +33,6 @@ pub struct Decision {
     pub verdict: Verdict,
     /// What follows from it besides.
     pub effects: Effects,
-    /// What tells this packet's flow from others, for those on the way that spread flows by the outer header.
-    pub entropy: u32,
 }
 
 /// What a packet leaves behind.
@@ -43,6 +42,29 @@ pub struct Effects {
     pub vip: Option<VipId>,
     /// Another host's claim to a VIP's address.
     pub conflict: Option<Conflict>,
+    /// What becomes of the packet's flow in the connection table.
+    pub flow: FlowEffect,
+}
+
+/// What a packet does to the connection table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlowEffect {
+    /// Nothing.
+    #[default]
+    None,
+    /// It is known, and its state or the moment it was last seen changes.
+    Advance(Hit),
+    /// It is new, and is to be entered with the verdict's member: a matter of room, and of the budget for new flows
+    /// unless it takes over an earlier flow's entry.
+    Insert {
+        /// Whether the budget is to be asked.
+        from_budget: bool,
+    },
+    /// It is known, and its member cannot be reached any more: the verdict's member takes over.
+    Rebind {
+        /// The former member.
+        from: MemberId,
+    },
 }
 
 /// Another host claims a VIP's address.
@@ -56,7 +78,7 @@ pub struct Conflict {
 
 impl Decision {
     pub(super) fn plain(verdict: Verdict) -> Self {
-        Self { verdict, effects: Effects::default(), entropy: 0 }
+        Self { verdict, effects: Effects::default() }
     }
 }
 

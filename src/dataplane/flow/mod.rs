@@ -74,17 +74,32 @@ pub use table::{Event, Flow, Hit, Lookup, Place, Table, TimeoutsOf};
 pub use time::{Now, Timeouts};
 pub use word::{FlowState, MEMBERS};
 
-use super::ids::{MemberId, VipId};
-use super::parse::FlowKey;
+use std::io;
 
-/// What is known of flows.
-#[derive(Debug, Default)]
-pub struct FlowTable {}
+use super::load::Loads;
+
+/// What is known of flows: one for the process, shared by all workers.
+#[derive(Debug)]
+pub struct FlowTable {
+    /// Flows over IPv4.
+    pub v4: Table<KeyV4>,
+    /// How many of them each member has.
+    pub loads: Loads,
+}
 
 impl FlowTable {
-    /// The member that this flow's earlier packets went to.
-    #[inline]
-    pub fn find(&self, _vip: VipId, _key: &FlowKey, _now: Now) -> Option<MemberId> {
-        None
+    /// A table that fits this many flows over IPv4, to members with ids below `members`; and the hand that sweeps it.
+    ///
+    /// # Errors
+    ///
+    /// The memory is not there.
+    pub fn new(flows_v4: usize, members: usize) -> io::Result<(Self, Hand)> {
+        let (v4, hand) = Table::new(flows_v4, false, Secret::random())?;
+        Ok((Self { v4, loads: Loads::new(members) }, hand))
+    }
+
+    /// Ends what has expired in the next `lines` lines.
+    pub fn sweep(&self, hand: &mut Hand, now: Now, lines: usize, timeouts: &impl TimeoutsOf) {
+        self.v4.sweep(hand, now, lines, timeouts, |event| self.loads.record(event));
     }
 }
