@@ -5,10 +5,8 @@ mod support;
 use std::net::Ipv4Addr;
 
 use pointsman::dataplane::encap::{Source, Template};
-use pointsman::dataplane::flow::{FlowTable, Now};
-use pointsman::dataplane::port::Port;
-use pointsman::dataplane::port::memory::{MemoryPort, frames};
-use pointsman::dataplane::process::{Packet, State, carry_out, decide};
+use pointsman::dataplane::flow::Now;
+use pointsman::dataplane::process::{Packet, State, decide, prepare};
 use pointsman::dataplane::tables::{Interface, InterfaceId, MemberId, Tables, VipId, Way};
 use pointsman::dataplane::verdict::{Answer, Conflict, Decision, DropReason, Verdict};
 use support::*;
@@ -17,14 +15,13 @@ const NOW: Now = Now(0);
 const INGRESS: InterfaceId = InterfaceId(0);
 
 fn walk(tables: &Tables, bytes: &[u8]) -> (Decision, Option<Vec<u8>>) {
-    let flows = FlowTable::default();
-    let port = MemoryPort::new(1);
-    let mut frame = frames(1, 2048).remove(0);
-    assert!(port.write(&mut frame, bytes));
-    let packet = Packet { frame: port.bytes(&frame), ingress: INGRESS, headroom: port.headroom(&frame) };
-    let decision = decide(&State { tables, flows: &flows }, &packet, NOW);
-    let egress = carry_out(&decision, &port, &mut frame, tables, INGRESS);
-    (decision, egress.map(|_| port.bytes(&frame).to_vec()))
+    walk_with(tables, &flows(), bytes, NOW)
+}
+
+fn decide_alone(tables: &Tables, packet: &Packet<'_>) -> Verdict {
+    let flows = flows();
+    let state = State { tables, flows: &flows };
+    decide(&state, packet, &prepare(&state, packet), NOW).verdict
 }
 
 fn assert_drop(description: &str, frame: &[u8], reason: DropReason) {
@@ -341,10 +338,8 @@ fn what_may_not_be_sent_into_a_tunnel() {
         assert_eq!(output, None, "{description}");
     }
     let frame = to_tunnel(Frame::tcp(40_000, 80, 0)).bytes();
-    let (tables, flows) = (tables(1, 1500), FlowTable::default());
     let packet = Packet { frame: &frame, ingress: INGRESS, headroom: 19 };
-    let decision = decide(&State { tables: &tables, flows: &flows }, &packet, NOW);
-    assert_eq!(decision.verdict, Verdict::Drop(DropReason::NoHeadroom));
+    assert_eq!(decide_alone(&tables(1, 1500), &packet), Verdict::Drop(DropReason::NoHeadroom));
 }
 
 #[test]
@@ -372,10 +367,7 @@ fn arp_is_answered_and_claims_are_heard_where_a_vip_is_announced() {
     let mut tables = tables(1, 1500);
     let second = InterfaceId(1);
     tables.interfaces = [tables.interfaces[0], Interface { mac: SECOND_MAC }].into();
-    let flows = FlowTable::default();
-    let at = |ingress, frame: &[u8]| {
-        decide(&State { tables: &tables, flows: &flows }, &Packet { frame, ingress, headroom: 256 }, NOW).verdict
-    };
+    let at = |ingress, frame: &[u8]| decide_alone(&tables, &Packet { frame, ingress, headroom: 256 });
     let request = ArpFrame::request(CLIENT, VIP).bytes();
     assert_eq!(at(INGRESS, &request), Verdict::Answer(Answer::ArpReply));
     assert_eq!(at(second, &request), Verdict::Drop(DropReason::ArpNotOurs), "not announced there");

@@ -17,7 +17,8 @@ use super::neighbor::{Network, WatchError, Watcher};
 use super::plane::{Place, Plane, PlaneError, Shared};
 use super::publish::WorkerStuck;
 use super::statistics::Statistics;
-use crate::dataplane::flow::FlowTable;
+use crate::dataplane::flow::{FlowTable, Hand};
+use crate::dataplane::memory::LINE_BYTES;
 use crate::dataplane::port::steering::SteeringCounters;
 use crate::dataplane::tables::InterfaceId;
 
@@ -29,6 +30,11 @@ const FIRST_ROUND: Duration = Duration::from_secs(5);
 
 /// Between two statistics lines.
 const STATISTICS: Duration = Duration::from_secs(10);
+
+/// The connection table is swept in so many steps, one after the other: a round takes two seconds, so that counts are
+/// true to that; and a step of a table for a million flows takes a tenth of a millisecond of control's time.
+const SWEEP_STEPS: usize = 100;
+const SWEEP_STEP: Duration = Duration::from_millis(20);
 
 /// How long a queue is waited for that a process which has just died may still hold.
 const PATIENCE_AT_START: Duration = Duration::from_secs(5);
@@ -55,6 +61,14 @@ pub enum DaemonError {
     /// The runtime, or a signal handler.
     #[error("starting: {0}")]
     Start(#[from] std::io::Error),
+    /// No memory for the connection table.
+    #[error("memory for a connection table of {wanted} flows: {source} (dataplane.flows_v4 asks for so many)")]
+    FlowTable {
+        /// How many flows it was to fit.
+        wanted: usize,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// A worker ended by itself; its panic is in the log.
     #[error("worker {0} has died")]
     WorkerDied(usize),
@@ -92,6 +106,8 @@ struct Daemon {
     /// When to try again, while there is no plane.
     retry: Retry,
     shared: Shared,
+    /// Sweeps the connection table.
+    hand: Hand,
     announcer: Announcer,
     generation: u64,
     /// What was last said of each member and each problem: a line per change, not per look.
@@ -120,13 +136,19 @@ impl Daemon {
         let names = model.interfaces.iter().map(|interface| interface.name.clone()).collect();
         let plan = Plan::new(model);
         let watcher = Watcher::start(names, plan.targets()).await?;
+        let wanted = plan.model.dataplane.flows_v4;
+        let (flows, hand) =
+            FlowTable::new(wanted, plan.member_count()).map_err(|source| DaemonError::FlowTable { wanted, source })?;
+        let mebibytes = (flows.v4.lines() * LINE_BYTES) >> 20;
+        info!("connection table: {wanted} flows, {mebibytes} MiB on {} pages", flows.v4.pages().name());
         let mut daemon = Self {
             network: watcher.network(),
             plan,
             watcher,
             plane: None,
             retry: Retry::default(),
-            shared: Shared { counters: Vec::new(), flows: Arc::new(FlowTable::default()) },
+            shared: Shared { counters: Vec::new(), flows: Arc::new(flows) },
+            hand,
             announcer: Announcer::default(),
             generation: 0,
             said: HashMap::new(),
@@ -161,6 +183,8 @@ impl Daemon {
     async fn work(&mut self) -> Result<(), DaemonError> {
         let mut second = interval(INTERVAL);
         second.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut sweep = interval(SWEEP_STEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut statistics = interval(STATISTICS);
         statistics.set_missed_tick_behavior(MissedTickBehavior::Skip);
         statistics.tick().await;
@@ -171,6 +195,7 @@ impl Daemon {
                     self.follow_interfaces();
                     self.serve()?;
                 }
+                _ = sweep.tick() => self.sweep(),
                 _ = second.tick() => self.each_second()?,
                 _ = statistics.tick() => self.say_statistics(None),
             }
@@ -289,6 +314,14 @@ impl Daemon {
         Ok(())
     }
 
+    /// Ends what has expired in a part of the connection table.
+    fn sweep(&mut self) {
+        let Some(plane) = &self.plane else { return };
+        let flows = &self.shared.flows;
+        let lines = flows.v4.lines().div_ceil(SWEEP_STEPS);
+        flows.sweep(&mut self.hand, flows.now(), lines, plane.tables());
+    }
+
     fn each_second(&mut self) -> Result<(), DaemonError> {
         if self.follow_interfaces() {
             self.serve()?;
@@ -331,7 +364,7 @@ impl Daemon {
 
     fn say_statistics(&mut self, last: Option<SteeringCounters>) {
         let steering = last.or_else(|| self.plane.as_ref()?.steering_counters().ok());
-        info!("{}", self.statistics.line(&self.plan.model, &self.shared.counters, steering));
+        info!("{}", self.statistics.line(&self.plan.model, &self.shared.counters, &self.shared.flows, steering));
     }
 }
 

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -163,7 +163,6 @@ pub struct Worker<P: Port> {
     counters: Arc<Counters>,
     flows: Arc<FlowTable>,
     idle: Idle,
-    started: Instant,
     statistics_due: u64,
     /// What earlier rings of this worker counted, before their interface was made anew.
     rings_before: RingStatistics,
@@ -180,9 +179,8 @@ impl<P: Port> Worker<P> {
             outgoing: ports.iter().map(|_| Vec::with_capacity(total)).collect(),
             burst: Vec::with_capacity(BURST),
             prepared: Vec::with_capacity(BURST),
-            budget: NewFlowBudget::new(new_flows, Now(0)),
+            budget: NewFlowBudget::new(new_flows, flows.now()),
             tables: Arc::new(Tables::empty()),
-            started: Instant::now(),
             statistics_due: 0,
             rings_before: counters.rings(),
             all_sent: true,
@@ -224,7 +222,7 @@ impl<P: Port> Worker<P> {
     pub fn round(&mut self) -> usize {
         self.obey();
         // One clock read per round.
-        let now = Now(self.started.elapsed().as_nanos() as u64);
+        let now = self.flows.now();
         let mut received = 0;
         for index in 0..self.ports.len() {
             self.ports[index].reclaim(&mut self.free);

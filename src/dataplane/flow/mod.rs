@@ -75,6 +75,7 @@ pub use time::{Now, Timeouts};
 pub use word::{FlowState, MEMBERS};
 
 use std::io;
+use std::time::Instant;
 
 use super::load::Loads;
 
@@ -85,6 +86,8 @@ pub struct FlowTable {
     pub v4: Table<KeyV4>,
     /// How many of them each member has.
     pub loads: Loads,
+    /// Moment 0 of the clock that all who use the table share.
+    epoch: Instant,
 }
 
 impl FlowTable {
@@ -95,7 +98,13 @@ impl FlowTable {
     /// The memory is not there.
     pub fn new(flows_v4: usize, members: usize) -> io::Result<(Self, Hand)> {
         let (v4, hand) = Table::new(flows_v4, false, Secret::random())?;
-        Ok((Self { v4, loads: Loads::new(members) }, hand))
+        Ok((Self { v4, loads: Loads::new(members), epoch: Instant::now() }, hand))
+    }
+
+    /// The moment now: a reading of the monotonic clock.
+    #[inline]
+    pub fn now(&self) -> Now {
+        Now(self.epoch.elapsed().as_nanos() as u64)
     }
 
     /// Ends what has expired in the next `lines` lines.
