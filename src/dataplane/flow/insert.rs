@@ -40,6 +40,7 @@ impl<K: Key> Table<K> {
     ///
     /// Room is looked for in this order, first line before second: free and expired entries, then evictable ones that
     /// were last seen in an earlier tick, the oldest first. Nothing else makes room.
+    #[inline(never)]
     pub fn insert(
         &self,
         (place, key): (Place, &K),
@@ -53,7 +54,7 @@ impl<K: Key> Table<K> {
         let word = Word::new(member, key.destination_port(), tick, state);
         for _ in 0..ATTEMPTS {
             if let Some((slot, old)) = self.find(place, key) {
-                match judge(slot, old, signal, tick, timeouts.timeouts_of(key.vip())) {
+                match judge(old, (signal, now, timeouts.timeouts_of(key.vip()))) {
                     Lookup::Hit(hit) => return Insertion::Existing(hit.member),
                     Lookup::Miss | Lookup::Over => {
                         let new = Word::new(member, key.destination_port(), old.tick().or_later(tick), state);

@@ -161,15 +161,15 @@ impl<K: Sample> Run<K> {
     fn packet(&mut self, key: K, signal: Signal) {
         let (place, now, tick) = (self.table.place(&key), Now(self.now), self.tick());
         let timeouts = *self.timeouts.timeouts_of(key.vip());
-        let lookup = self.table.lookup(place, &key, signal, now, &timeouts);
+        let lookup = self.table.lookup(place, &key, (signal, now, &timeouts));
         let known = self.known.get(&key).copied();
         let after = known.and_then(|known| known.after(signal, key.vip(), tick));
         let counts = &mut self.counts;
         match (lookup, known, after) {
             (Lookup::Hit(hit), Some(known), Some(after)) => {
                 assert_eq!((hit.member.0, hit.state), (after.member, after.state));
-                assert_eq!(hit.is_changed(), known != after);
-                self.table.advance(&hit, (place, &key), (signal, now, &timeouts), |event| count(counts, event));
+                assert_eq!(hit.is_news, known != after);
+                self.table.advance(place, &key, (signal, now, &timeouts), |event| count(counts, event));
                 self.known.insert(key, after);
             }
             (Lookup::Over, Some(_), None) | (Lookup::Miss, None, _) => {

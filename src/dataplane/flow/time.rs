@@ -90,6 +90,13 @@ impl Timeouts {
         age > limit + (limit >> REFRESH_SHIFT)
     }
 
+    /// Whether an entry of this phase, last seen in that tick, is certainly not to be refreshed. In one comparison:
+    /// what lies ahead is left to [`Tick::since`].
+    #[inline]
+    pub(super) fn is_fresh(&self, phase: usize, now: Tick, seen: Tick) -> bool {
+        now.0.wrapping_sub(seen.0) & Tick::MASK <= self.limits[phase & 7] >> REFRESH_SHIFT
+    }
+
     /// Whether an entry of this phase and age is to be refreshed by a packet.
     #[inline]
     pub(super) fn is_stale(&self, phase: usize, age: u32) -> bool {
