@@ -16,6 +16,10 @@ use pointsman::dataplane::tables::{MemberId, VipId};
 /// Packets in a burst, as in the worker.
 const BURST: usize = 64;
 
+/// Packets between asking for a line and using it: as many misses as a core has under way at once. With all of a burst
+/// asked for first, memory would rest while packets are decided.
+const AHEAD: usize = 24;
+
 /// Rounds of every case.
 const ROUNDS: usize = 7;
 
@@ -56,6 +60,8 @@ struct Walk<K> {
     table: Table<K>,
     timeouts: Timeouts,
     budget: NewFlowBudget,
+    /// How many packets ahead of its use a line is asked for.
+    ahead: usize,
     now: u64,
     hits: u64,
     inserted: u64,
@@ -67,7 +73,7 @@ impl<K: Key> Walk<K> {
         let (table, _) = Table::new(flows, false, Secret::random()).expect("memory");
         let now = 1 << 40;
         let budget = NewFlowBudget::new(per_second, Now(now));
-        Self { table, timeouts: Timeouts::default(), budget, now, hits: 0, inserted: 0, refused: 0 }
+        Self { table, timeouts: Timeouts::default(), budget, ahead: AHEAD, now, hits: 0, inserted: 0, refused: 0 }
     }
 
     /// With these flows in it, established.
@@ -90,10 +96,15 @@ impl<K: Key> Walk<K> {
             self.budget.refill(now);
             for (place, key) in places.iter_mut().zip(burst) {
                 *place = self.table.place(key);
+            }
+            for place in places.iter().take(self.ahead) {
                 self.table.prefetch(*place);
             }
-            for (place, key) in places.iter().zip(burst) {
-                black_box(self.packet(*place, key, signal, now));
+            for (index, key) in burst.iter().enumerate() {
+                if let Some(place) = places.get(index + self.ahead) {
+                    self.table.prefetch(*place);
+                }
+                black_box(self.packet(places[index], key, signal, now));
             }
         }
     }
@@ -163,8 +174,33 @@ fn established<K: Key + 'static>(name: &str, flows: usize, key: fn(u64) -> K) ->
     })
 }
 
+/// What the memory takes by itself: hash, prefetch, and one load from the flow's first line.
+fn floor(name: &str, flows: usize) -> Row {
+    let count = (2 * MILLION).max(flows);
+    let mut made = None;
+    row(name, move || {
+        let (table, keys) = made.get_or_insert_with(|| {
+            (Table::<KeyV4>::new(flows, false, Secret::random()).expect("memory").0, packets(flows, count, v4))
+        });
+        let mut places = [Place::default(); BURST];
+        timed(count, || {
+            for burst in keys.chunks(BURST) {
+                for (place, key) in places.iter_mut().zip(burst) {
+                    *place = table.place(key);
+                    table.prefetch(*place);
+                }
+                for place in &places[..burst.len()] {
+                    black_box(table.is_marked(*place));
+                }
+            }
+        })
+    })
+}
+
 fn rows() -> Vec<Row> {
     let mut rows = vec![
+        floor("floor/v4/1m", MILLION),
+        floor("floor/v4/4m", 4 * MILLION),
         established("established/v4/1", 1, v4),
         established("established/v4/1k", 1 << 10, v4),
         established("established/v4/64k", 1 << 16, v4),

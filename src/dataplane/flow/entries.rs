@@ -50,12 +50,17 @@ impl<'a, K: Key> Entries<'a, K> {
             .fold(true, |same, index| same & (self.key_word(entry, index).load(Ordering::Acquire) == key.word(index)))
     }
 
+    /// The entries that seem to have this key, a bit each. Without a branch for each entry: which one it is cannot be
+    /// predicted.
+    #[inline]
+    pub(super) fn candidates(&self, key: &K) -> u32 {
+        (0..K::ENTRIES).fold(0, |set, entry| set | u32::from(self.has_key(entry, key)) << entry)
+    }
+
     /// The live entry of this key, and its value word.
     #[inline]
     pub(super) fn find(&self, key: &K) -> Option<(u32, Word)> {
-        // Without a branch for each entry: which one it is cannot be predicted.
-        let mut candidates =
-            (0..K::ENTRIES).fold(0u32, |set, entry| set | u32::from(self.has_key(entry, key)) << entry);
+        let mut candidates = self.candidates(key);
         while candidates != 0 {
             let entry = candidates.trailing_zeros();
             if let Some(word) = self.read(entry as usize, key)

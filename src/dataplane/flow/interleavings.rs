@@ -17,7 +17,7 @@ use super::*;
 const TICK: u64 = 1 << 29;
 
 /// Two lines: every flow of these tests has the one as its first and the other as its second.
-const PLACE: Place = Place { primary: 0, secondary: 1 };
+const PLACE: Place = Place { primary: 0, rest: u32::MAX };
 
 fn key(index: u8) -> KeyV4 {
     KeyV4::new(Ipv4Addr::new(192, 0, 2, index), 1024, VipId(0), 0)

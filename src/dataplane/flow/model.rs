@@ -202,7 +202,7 @@ impl<K: Sample> Run<K> {
                 let place = self.table.place(&key);
                 for (other, other_known) in &self.known {
                     let (_, line) = self.whereabouts(other);
-                    let is_near = line == place.primary || line == place.secondary;
+                    let is_near = line == place.primary || line == self.table.secondary(place);
                     assert!(!is_near || !other_known.is_expired(other.vip(), tick), "{other:?} was expired");
                     if is_near && other_known.state.is_evictable() {
                         assert!(other_known.seen >= known.seen, "{other:?} was older");
@@ -226,7 +226,7 @@ impl<K: Sample> Run<K> {
             return;
         }
         let place = self.table.place(key);
-        for line in [place.primary, place.secondary] {
+        for line in [place.primary, self.table.secondary(place)] {
             let entries = self.table.entries(line);
             for entry in 0..K::ENTRIES {
                 let (other, word) = entries.read_any(entry);

@@ -27,8 +27,10 @@ pub struct Table<K> {
 /// The two lines in which a flow can lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Place {
+    /// The first.
     pub(super) primary: u32,
-    pub(super) secondary: u32,
+    /// The hash's half that the second follows from; few packets ask for it.
+    pub(super) rest: u32,
 }
 
 /// One entry's place.
@@ -127,14 +129,21 @@ impl<K: Key> Table<K> {
     #[inline]
     pub fn place(&self, key: &K) -> Place {
         let hash = key.hash(&self.secret);
+        Place { primary: reduce(hash, self.lines.len()) as u32, rest: hash as u32 }
+    }
+
+    /// The second line; the next one if it would be the first.
+    #[inline]
+    pub(super) fn secondary(&self, place: Place) -> u32 {
         let count = self.lines.len();
-        let primary = reduce(hash, count);
-        // The hash's other half leads. A line that would be its own second has the next one.
-        let mut secondary = reduce(hash.rotate_left(32), count);
-        if secondary == primary {
-            secondary = if primary + 1 == count { 0 } else { primary + 1 };
+        let secondary = reduce(u64::from(place.rest) << 32, count) as u32;
+        if secondary != place.primary {
+            secondary
+        } else if secondary as usize + 1 == count {
+            0
+        } else {
+            secondary + 1
         }
-        Place { primary: primary as u32, secondary: secondary as u32 }
     }
 
     /// Asks for the line that a flow most likely lies in.
@@ -166,7 +175,7 @@ impl<K: Key> Table<K> {
 
     #[cold]
     fn find_second(&self, place: Place, key: &K) -> Option<Word> {
-        self.entries(place.secondary).find(key).map(|(_, word)| word)
+        self.entries(self.secondary(place)).find(key).map(|(_, word)| word)
     }
 
     /// The live entry of a key.
@@ -176,7 +185,7 @@ impl<K: Key> Table<K> {
             found.map(|(entry, word)| (Slot { line, entry }, word))
         };
         let found = in_line(place.primary);
-        if found.is_some() || !self.is_marked(place) { found } else { in_line(place.secondary) }
+        if found.is_some() || !self.is_marked(place) { found } else { in_line(self.secondary(place)) }
     }
 
     /// Writes down that a packet of a known flow came: its moment, if that is worth a write, and its state, if it
@@ -235,7 +244,7 @@ impl<K: Key> Table<K> {
     /// Whether this flow is found only in its second line; `None`: it is not found.
     pub fn is_in_second_line(&self, key: &K) -> Option<bool> {
         let place = self.place(key);
-        self.find(place, key).map(|(slot, _)| slot.line == place.secondary)
+        self.find(place, key).map(|(slot, _)| slot.line == self.secondary(place))
     }
 
     /// Whether a flow that is not found is looked for in its second line too.

@@ -294,7 +294,13 @@ fn threads_that_enter_the_same_flow_agree() {
     const OTHERS: u32 = 1 << 30;
     let timeouts = Timeouts::default();
     let table = Table::<KeyV4>::with_lines(2 * ROUNDS as usize, false, secret()).expect("memory");
-    let place = |round| Place { primary: 2 * round, secondary: 2 * round + 1 };
+    let place = |round| {
+        // What reduces to the line after the first.
+        let rest = (u64::from(2 * round + 1) << 32).div_ceil(u64::from(2 * ROUNDS)) as u32;
+        let place = Place { primary: 2 * round, rest };
+        assert_eq!(table.secondary(place), 2 * round + 1);
+        place
+    };
     let now = Now(SECOND);
     for round in 0..ROUNDS {
         for other in 0..round % 5 {
