@@ -143,28 +143,12 @@ impl<K: Key> Table<K> {
             while candidates != 0 {
                 let slot = Slot { line, entry: candidates.trailing_zeros() };
                 candidates &= candidates - 1;
-                if self.is_ahead(place, &entries, slot, key, ours) {
+                if is_ahead(place, &entries, slot, key, ours) {
                     return Rival::Ahead;
                 }
             }
         }
         Rival::None
-    }
-
-    /// Whether the entry in `slot` is the same flow's and ahead of ours.
-    fn is_ahead(&self, place: Place, entries: &Entries<'_, K>, slot: Slot, key: &K, ours: Slot) -> bool {
-        let rank = |slot: Slot| (slot.line != place.primary, slot.entry);
-        while let Some(word) = entries.read(slot.entry as usize, key) {
-            if !word.is_pending() || rank(slot) < rank(ours) {
-                return true;
-            }
-            // Behind us and not live yet: its maker will find it gone, and begin again. If it went live meanwhile, it
-            // is ahead after all.
-            if entries.replace(slot.entry as usize, word, Word::free(word.tick())) {
-                return false;
-            }
-        }
-        false
     }
 
     /// An entry that a new flow may have, and its word.
@@ -210,6 +194,22 @@ impl<K: Key> Table<K> {
         }
         None
     }
+}
+
+/// Whether the entry in `slot` is the same flow's and ahead of ours.
+fn is_ahead<K: Key>(place: Place, entries: &Entries<'_, K>, slot: Slot, key: &K, ours: Slot) -> bool {
+    let rank = |slot: Slot| (slot.line != place.primary, slot.entry);
+    while let Some(word) = entries.read(slot.entry as usize, key) {
+        if !word.is_pending() || rank(slot) < rank(ours) {
+            return true;
+        }
+        // Behind us and not live yet: its maker will find it gone, and begin again. If it went live meanwhile, it is
+        // ahead after all.
+        if entries.replace(slot.entry as usize, word, Word::free(word.tick())) {
+            return false;
+        }
+    }
+    false
 }
 
 fn ended(word: Word, events: &mut impl FnMut(Event)) {

@@ -12,6 +12,8 @@ use loom::thread;
 
 use super::super::ids::{MemberId, VipId};
 use super::table::Place;
+use super::time::Tick;
+use super::word::Word;
 use super::*;
 
 const TICK: u64 = 1 << 29;
@@ -52,9 +54,20 @@ fn copies(table: &Table<KeyV4>, index: u8) -> usize {
     table.iter(Now(0)).filter(|flow| flow.key == key(index)).count()
 }
 
+/// Makes all entries but the first few of the first line unusable: another worker's that never gets on with it. (Loom
+/// can follow few steps; filling lines with flows takes many.)
+fn leave_only(table: &Table<KeyV4>, count: usize) {
+    let busy = Word::busy(Tick::at(Now(4 * TICK)));
+    for (line, first) in [(0, count), (1, 0)] {
+        for entry in first..KeyV4::ENTRIES {
+            assert!(table.entries(line).replace(entry, Word(0), busy));
+        }
+    }
+}
+
 fn check(scenario: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    model.preemption_bound = Some(5);
     model.check(scenario);
 }
 
@@ -94,28 +107,22 @@ fn two_that_enter_the_same_flow_into_different_lines_agree() {
     });
 }
 
-/// A reader beside a slot that changes hands twice, back to the flow it is looking for.
+/// A reader beside a slot that changes hands twice, back to the flow it is looking for. (The reader is the spawned one:
+/// loom does not go back before loads that the first run made ahead of all of the other thread's stores.)
 #[test]
 fn a_reader_never_sees_one_flow_with_anothers_member() {
     check(|| {
         let table = Arc::new(table());
-        for index in [1, 2, 3, 4] {
-            insert(&table, index, index.into(), 4);
-        }
-        for index in [12, 13, 14, 15] {
-            insert(&table, index, index.into(), 4);
-        }
+        insert(&table, 1, 1, 4);
+        leave_only(&table, 1);
         let other = Arc::clone(&table);
-        let second = thread::spawn(move || {
-            // The oldest give way: flow 1's slot goes to 6 and, a tick later, perhaps to 1 again.
-            insert(&other, 6, 6, 5);
-            insert(&other, 1, 11, 6);
+        let reader = thread::spawn(move || {
+            let seen = find(&other, 1);
+            assert!(matches!(seen, None | Some(1 | 11)), "{seen:?}");
         });
-        let seen = find(&table, 1);
-        assert!(matches!(seen, None | Some(1 | 11)), "{seen:?}");
-        let seen = find(&table, 6);
-        assert!(matches!(seen, None | Some(6)), "{seen:?}");
-        second.join().expect("no panic");
+        assert_eq!(insert(&table, 6, 6, 5), (Some(6), 0));
+        assert_eq!(insert(&table, 1, 11, 6), (Some(11), 0));
+        reader.join().expect("no panic");
     });
 }
 
@@ -124,9 +131,8 @@ fn a_reader_never_sees_one_flow_with_anothers_member() {
 fn a_touched_flow_does_not_give_way_and_one_that_gave_way_is_not_touched() {
     check(|| {
         let table = Arc::new(table());
-        for index in [1, 2, 3, 4, 12, 13, 14, 15] {
-            insert(&table, index, index.into(), 4);
-        }
+        insert(&table, 1, 1, 4);
+        leave_only(&table, 1);
         let other = Arc::clone(&table);
         let second = thread::spawn(move || insert(&other, 6, 6, 5));
         let timeouts = Timeouts::default();
@@ -140,11 +146,11 @@ fn a_touched_flow_does_not_give_way_and_one_that_gave_way_is_not_touched() {
             });
         }
         let (entered, _) = second.join().expect("no panic");
-        assert_eq!(entered, Some(6));
+        assert_eq!(entered.is_some(), changed == 0);
         let state = table.iter(Now(0)).find(|flow| flow.key == key(1)).map(|flow| flow.state);
         let expected = if changed == 1 { Some(FlowState::Established) } else { None };
         assert_eq!(state, expected);
-        assert_eq!(table.iter(Now(0)).count(), 8);
+        assert_eq!(table.iter(Now(0)).count(), 1);
     });
 }
 

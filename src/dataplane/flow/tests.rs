@@ -434,8 +434,8 @@ fn threads_that_do_everything_at_once_keep_the_table_whole() {
     assert_eq!(counts, expected);
     for line in 0..table.lines() as u32 {
         for entry in 0..KeyV4::ENTRIES {
-            let word = table.entries(line).word(entry);
-            assert!(word.is_free() || word.state().is_some(), "a slot is lost");
+            let left = table.entries(line).word(entry);
+            assert!(left.is_free() || left.state().is_some(), "a slot is lost");
         }
     }
 }
