@@ -57,6 +57,22 @@ impl<'a, K: Key> Entries<'a, K> {
         (0..K::ENTRIES).fold(0, |set, entry| set | u32::from(self.has_key(entry, key)) << entry)
     }
 
+    /// The live entry of this key, and its value word.
+    #[inline]
+    pub(super) fn find(&self, key: &K) -> Option<(u32, Word)> {
+        let mut candidates = self.candidates(key);
+        while candidates != 0 {
+            let entry = candidates.trailing_zeros();
+            if let Some(word) = self.read(entry as usize, key)
+                && !word.is_pending()
+            {
+                return Some((entry, word));
+            }
+            candidates &= candidates - 1;
+        }
+        None
+    }
+
     /// The value word of an entry that is this key's and that is live or pending; see the module's documentation for
     /// why it is.
     #[inline]

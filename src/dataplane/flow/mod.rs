@@ -70,7 +70,7 @@ pub use insert::Insertion;
 pub use key::{Key, KeyV4, KeyV6, Secret};
 pub use state::Signal;
 pub use sweep::Hand;
-pub use table::{Event, Flow, Hit, Lookup, Place, Table, TimeoutsOf};
+pub use table::{Event, Flow, Hit, Lookup, Packet, Place, Table, TimeoutsOf};
 pub use time::{Now, Timeouts};
 pub use word::{FlowState, MEMBERS};
 

@@ -161,15 +161,15 @@ impl<K: Sample> Run<K> {
     fn packet(&mut self, key: K, signal: Signal) {
         let (place, now, tick) = (self.table.place(&key), Now(self.now), self.tick());
         let timeouts = *self.timeouts.timeouts_of(key.vip());
-        let lookup = self.table.lookup(place, &key, signal, now, &timeouts);
+        let lookup = self.table.lookup(place, &key, (signal, now, &timeouts));
         let known = self.known.get(&key).copied();
         let after = known.and_then(|known| known.after(signal, key.vip(), tick));
         let counts = &mut self.counts;
         match (lookup, known, after) {
             (Lookup::Hit(hit), Some(known), Some(after)) => {
                 assert_eq!((hit.member.0, hit.state), (after.member, after.state));
-                assert_eq!(hit.is_changed(), known != after);
-                self.table.advance(&hit, (place, &key), (signal, now, &timeouts), |event| count(counts, event));
+                assert_eq!(hit.is_news, known != after);
+                self.table.advance(place, &key, (signal, now, &timeouts), |event| count(counts, event));
                 self.known.insert(key, after);
             }
             (Lookup::Over, Some(_), None) | (Lookup::Miss, None, _) => {
@@ -202,7 +202,7 @@ impl<K: Sample> Run<K> {
                 let place = self.table.place(&key);
                 for (other, other_known) in &self.known {
                     let (_, line) = self.whereabouts(other);
-                    let is_near = line == place.primary || line == place.secondary;
+                    let is_near = line == place.primary || line == self.table.secondary(place);
                     assert!(!is_near || !other_known.is_expired(other.vip(), tick), "{other:?} was expired");
                     if is_near && other_known.state.is_evictable() {
                         assert!(other_known.seen >= known.seen, "{other:?} was older");
@@ -226,7 +226,7 @@ impl<K: Sample> Run<K> {
             return;
         }
         let place = self.table.place(key);
-        for line in [place.primary, place.secondary] {
+        for line in [place.primary, self.table.secondary(place)] {
             let entries = self.table.entries(line);
             for entry in 0..K::ENTRIES {
                 let (other, word) = entries.read_any(entry);

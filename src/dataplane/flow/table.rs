@@ -8,7 +8,7 @@ use super::super::ids::{MemberId, VipId};
 use super::super::memory::{Lines, Pages, prefetch};
 use super::entries::Entries;
 use super::key::{Key, Secret, reduce};
-use super::state::{AFRESH, Signal};
+use super::state::Signal;
 use super::sweep::Hand;
 use super::time::{Now, Tick, Timeouts};
 use super::word::{FlowState, Word};
@@ -25,10 +25,12 @@ pub struct Table<K> {
 }
 
 /// The two lines in which a flow can lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Place {
+    /// The first.
     pub(super) primary: u32,
-    pub(super) secondary: u32,
+    /// The hash's half that the second follows from; few packets ask for it.
+    pub(super) rest: u32,
 }
 
 /// One entry's place.
@@ -56,17 +58,14 @@ pub enum Lookup {
 pub struct Hit {
     /// Its member.
     pub member: MemberId,
-    /// Its state once [`Table::advance`] has been called.
+    /// Its state, this packet included.
     pub state: FlowState,
-    change: Option<Change>,
+    /// Whether the packet is to be written down by [`Table::advance`].
+    pub is_news: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Change {
-    slot: Slot,
-    from: Word,
-    to: Word,
-}
+/// A packet's say about its flow: what it signals, when it came, and the timeouts of its VIP.
+pub type Packet<'a> = (Signal, Now, &'a Timeouts);
 
 /// What happened to a member's flows; for those who count them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,14 +93,6 @@ pub enum Event {
         /// The state it was in.
         state: FlowState,
     },
-}
-
-impl Hit {
-    /// Whether [`Table::advance`] would write anything.
-    #[inline]
-    pub fn is_changed(&self) -> bool {
-        self.change.is_some()
-    }
 }
 
 impl<K: Key> Table<K> {
@@ -138,14 +129,21 @@ impl<K: Key> Table<K> {
     #[inline]
     pub fn place(&self, key: &K) -> Place {
         let hash = key.hash(&self.secret);
+        Place { primary: reduce(hash, self.lines.len()) as u32, rest: hash as u32 }
+    }
+
+    /// The second line; the next one if it would be the first.
+    #[inline]
+    pub(super) fn secondary(&self, place: Place) -> u32 {
         let count = self.lines.len();
-        let primary = reduce(hash, count);
-        // The hash's other half leads. A line that would be its own second has the next one.
-        let mut secondary = reduce(hash.rotate_left(32), count);
-        if secondary == primary {
-            secondary = if primary + 1 == count { 0 } else { primary + 1 };
+        let secondary = reduce(u64::from(place.rest) << 32, count) as u32;
+        if secondary != place.primary {
+            secondary
+        } else if secondary as usize + 1 == count {
+            0
+        } else {
+            secondary + 1
         }
-        Place { primary: primary as u32, secondary: secondary as u32 }
     }
 
     /// Asks for the line that a flow most likely lies in.
@@ -161,51 +159,50 @@ impl<K: Key> Table<K> {
         Entries::of(&self.lines[line as usize])
     }
 
-    /// What is known of this packet's flow; changes nothing. `place` is the key's, `timeouts` its VIP's.
+    /// What is known of this packet's flow; changes nothing. `place` is the key's.
     #[inline]
-    pub fn lookup(&self, place: Place, key: &K, signal: Signal, now: Now, timeouts: &Timeouts) -> Lookup {
-        match self.find(place, key) {
-            Some((slot, word)) => judge(slot, word, signal, Tick::at(now), timeouts),
+    pub fn lookup(&self, place: Place, key: &K, packet: Packet<'_>) -> Lookup {
+        let primary = self.entries(place.primary);
+        let found = primary.find(key).map(|(_, word)| word).or_else(|| {
+            // Few lines are marked: the second is seldom looked at.
+            (primary.marks() != 0).then(|| self.find_second(place, key)).flatten()
+        });
+        match found {
+            Some(word) => judge(word, packet),
             None => Lookup::Miss,
         }
     }
 
+    #[cold]
+    fn find_second(&self, place: Place, key: &K) -> Option<Word> {
+        self.entries(self.secondary(place)).find(key).map(|(_, word)| word)
+    }
+
     /// The live entry of a key.
-    #[inline]
     pub(super) fn find(&self, place: Place, key: &K) -> Option<(Slot, Word)> {
-        let primary = self.entries(place.primary);
-        let found = find_in(&primary, place.primary, key);
-        if found.is_some() || primary.marks() == 0 {
-            return found;
-        }
-        find_in(&self.entries(place.secondary), place.secondary, key)
+        let in_line = |line| {
+            let found = self.entries(line).find(key);
+            found.map(|(entry, word)| (Slot { line, entry }, word))
+        };
+        let found = in_line(place.primary);
+        if found.is_some() || !self.is_marked(place) { found } else { in_line(self.secondary(place)) }
     }
 
     /// Writes down that a packet of a known flow came: its moment, if that is worth a write, and its state, if it
-    /// changed. What another worker did meanwhile to the same flow is taken into account; if the flow is gone by now,
-    /// nothing happens.
-    #[inline]
-    pub fn advance(
-        &self,
-        hit: &Hit,
-        (place, key): (Place, &K),
-        (signal, now, timeouts): (Signal, Now, &Timeouts),
-        mut events: impl FnMut(Event),
-    ) {
-        let mut change = hit.change;
-        while let Some(Change { slot, from, to }) = change {
-            if self.entries(slot.line).replace(slot.entry as usize, from, to) {
-                if let (Some(before), Some(after)) = (from.state(), to.state())
-                    && before != after
-                {
-                    events(Event::Changed { member: to.member(), from: before, to: after });
+    /// changed. If the flow is gone by now, nothing happens.
+    #[inline(never)]
+    pub fn advance(&self, place: Place, key: &K, packet: Packet<'_>, mut events: impl FnMut(Event)) {
+        while let Some((slot, word)) = self.find(place, key) {
+            let Lookup::Hit(Hit { member, state, is_news: true }) = judge(word, packet) else { return };
+            let tick = word.tick().or_later(Tick::at(packet.1));
+            let new = Word::new(member, word.destination_port(), tick, state);
+            // Failure: another worker had to do with the same flow. What it made of it is judged anew.
+            if self.entries(slot.line).replace(slot.entry as usize, word, new) {
+                if let Some(from) = word.state().filter(|from| *from != state) {
+                    events(Event::Changed { member, from, to: state });
                 }
                 return;
             }
-            change = match self.lookup(place, key, signal, now, timeouts) {
-                Lookup::Hit(hit) => hit.change,
-                Lookup::Miss | Lookup::Over => None,
-            };
         }
     }
 
@@ -247,7 +244,7 @@ impl<K: Key> Table<K> {
     /// Whether this flow is found only in its second line; `None`: it is not found.
     pub fn is_in_second_line(&self, key: &K) -> Option<bool> {
         let place = self.place(key);
-        self.find(place, key).map(|(slot, _)| slot.line == place.secondary)
+        self.find(place, key).map(|(slot, _)| slot.line == self.secondary(place))
     }
 
     /// Whether a flow that is not found is looked for in its second line too.
@@ -269,40 +266,26 @@ pub struct Flow<K> {
     pub idle: u64,
 }
 
+/// What a packet means for the flow whose entry has this word.
 #[inline]
-fn find_in<K: Key>(entries: &Entries<'_, K>, line: u32, key: &K) -> Option<(Slot, Word)> {
-    let mut candidates = entries.candidates(key);
-    while candidates != 0 {
-        let entry = candidates.trailing_zeros();
-        candidates &= candidates - 1;
-        if let Some(word) = entries.read(entry as usize, key)
-            && !word.is_pending()
-        {
-            return Some((Slot { line, entry }, word));
+pub(super) fn judge(word: Word, (signal, now, timeouts): Packet<'_>) -> Lookup {
+    let phase = word.phase_index();
+    let next = signal.next(phase);
+    let now = Tick::at(now);
+    let hit = |state, is_news| Lookup::Hit(Hit { member: word.member(), state, is_news });
+    match word.state() {
+        None => Lookup::Miss,
+        // Nearly all packets end here.
+        Some(state) if state as u8 == next && timeouts.is_fresh(phase, now, word.tick()) => hit(state, false),
+        Some(state) => {
+            let age = now.since(word.tick());
+            let is_over = signal.is_first_after_expiry() && timeouts.is_expired(phase, age);
+            match FlowState::from_bits(next) {
+                Some(next) if !is_over => hit(next, next != state || timeouts.is_stale(phase, age)),
+                _ => Lookup::Over,
+            }
         }
     }
-    None
-}
-
-/// What a packet means for the flow that its key names.
-#[inline]
-pub(super) fn judge(slot: Slot, word: Word, signal: Signal, now: Tick, timeouts: &Timeouts) -> Lookup {
-    let phase = word.phase_index();
-    let age = now.since(word.tick());
-    let next = signal.next(phase);
-    let is_stale = timeouts.is_stale(phase, age);
-    let (member, destination_port) = (word.member(), word.destination_port());
-    let is_same = usize::from(next) == phase;
-    if next == AFRESH || (is_stale && signal.is_first_after_expiry() && timeouts.is_expired(phase, age)) {
-        return Lookup::Over;
-    }
-    let Some(state) = FlowState::from_bits(next) else { return Lookup::Over };
-    let change = (!is_same || is_stale).then(|| Change {
-        slot,
-        from: word,
-        to: Word::new(member, destination_port, word.tick().or_later(now), state),
-    });
-    Lookup::Hit(Hit { member, state, change })
 }
 
 /// The timeouts of every VIP: an entry that is in the way may be any VIP's.

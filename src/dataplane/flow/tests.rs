@@ -41,11 +41,11 @@ impl Bench {
     /// A packet as a worker treats it; the member that it goes to.
     fn packet(&mut self, key: KeyV4, signal: Signal, at: u64, choice: u32) -> (Lookup, u32) {
         let (place, now) = (self.table.place(&key), Now(at));
-        let lookup = self.table.lookup(place, &key, signal, now, &self.timeouts);
+        let lookup = self.table.lookup(place, &key, (signal, now, &self.timeouts));
         let member = match lookup {
             Lookup::Hit(hit) => {
                 let events = |event| self.events.push(event);
-                self.table.advance(&hit, (place, &key), (signal, now, &self.timeouts), events);
+                self.table.advance(place, &key, (signal, now, &self.timeouts), events);
                 hit.member.0
             }
             Lookup::Miss | Lookup::Over => {
@@ -142,7 +142,7 @@ fn a_known_flow_is_written_only_when_that_says_something() {
     let mut writes = 0;
     for packet in 0..900_000u64 {
         let (lookup, _) = bench.packet(key(1), Signal::Segment, packet * SECOND / 1000, 1);
-        writes += u32::from(matches!(lookup, Lookup::Hit(hit) if hit.is_changed()));
+        writes += u32::from(matches!(lookup, Lookup::Hit(hit) if hit.is_news));
     }
     // 900 s of timeout are 1676 ticks; 52 of them pass before a write is worth it.
     assert!((25..=32).contains(&writes), "{writes} writes in 900 s");
@@ -220,7 +220,7 @@ fn flows_in_second_lines_are_found_through_rounds_of_marks() {
     let quiet = |_| {};
     let find = |index: u32| {
         let key = key(index);
-        table.lookup(table.place(&key), &key, Signal::Segment, Now(SECOND), &timeouts)
+        table.lookup(table.place(&key), &key, (Signal::Segment, Now(SECOND), &timeouts))
     };
     for index in 0..20_000 {
         let key = key(index);
@@ -294,7 +294,13 @@ fn threads_that_enter_the_same_flow_agree() {
     const OTHERS: u32 = 1 << 30;
     let timeouts = Timeouts::default();
     let table = Table::<KeyV4>::with_lines(2 * ROUNDS as usize, false, secret()).expect("memory");
-    let place = |round| Place { primary: 2 * round, secondary: 2 * round + 1 };
+    let place = |round| {
+        // What reduces to the line after the first.
+        let rest = (u64::from(2 * round + 1) << 32).div_ceil(u64::from(2 * ROUNDS)) as u32;
+        let place = Place { primary: 2 * round, rest };
+        assert_eq!(table.secondary(place), 2 * round + 1);
+        place
+    };
     let now = Now(SECOND);
     for round in 0..ROUNDS {
         for other in 0..round % 5 {
@@ -376,12 +382,12 @@ fn threads_that_do_everything_at_once_keep_the_table_whole() {
             };
             let place = table.place(&key);
             let events = |event| count(&mut own, event);
-            let member = match table.lookup(place, &key, signal, now, &timeouts) {
+            let member = match table.lookup(place, &key, (signal, now, &timeouts)) {
                 Lookup::Hit(hit) if random.below(50) == 0 => {
                     table.rebind((place, &key), hit.member, MemberId(index * 8 + thread), events)
                 }
                 Lookup::Hit(hit) => {
-                    table.advance(&hit, (place, &key), (signal, now, &timeouts), events);
+                    table.advance(place, &key, (signal, now, &timeouts), events);
                     hit.member
                 }
                 Lookup::Miss | Lookup::Over => {
@@ -428,8 +434,8 @@ fn threads_that_do_everything_at_once_keep_the_table_whole() {
     assert_eq!(counts, expected);
     for line in 0..table.lines() as u32 {
         for entry in 0..KeyV4::ENTRIES {
-            let word = table.entries(line).word(entry);
-            assert!(word.is_free() || word.state().is_some(), "a slot is lost");
+            let left = table.entries(line).word(entry);
+            assert!(left.is_free() || left.state().is_some(), "a slot is lost");
         }
     }
 }

@@ -90,6 +90,13 @@ impl Timeouts {
         age > limit + (limit >> REFRESH_SHIFT)
     }
 
+    /// Whether an entry of this phase, last seen in that tick, is certainly not to be refreshed. In one comparison:
+    /// what lies ahead is left to [`Tick::since`].
+    #[inline]
+    pub(super) fn is_fresh(&self, phase: usize, now: Tick, seen: Tick) -> bool {
+        now.0.wrapping_sub(seen.0) & Tick::MASK <= self.limits[phase & 7] >> REFRESH_SHIFT
+    }
+
     /// Whether an entry of this phase and age is to be refreshed by a packet.
     #[inline]
     pub(super) fn is_stale(&self, phase: usize, age: u32) -> bool {
@@ -136,7 +143,7 @@ mod tests {
                 let seen_at = Tick::at(Now(7 * TICK + seen));
                 let age = |later: u64| Tick::at(Now(7 * TICK + seen + later)).since(seen_at);
                 // A packet that did not refresh came at most a granule after the one that did.
-                let granule = (0..).take_while(|&age| !timeouts.is_stale(established, age)).last().expect("one");
+                let granule = (0..LONGEST).take_while(|&age| !timeouts.is_stale(established, age)).last().expect("one");
                 let unseen = u64::from(granule) * TICK;
                 assert!(!timeouts.is_expired(established, age(nanos)), "{seconds} s");
                 assert!(granule == 0 || !timeouts.is_expired(established, age(unseen + nanos)), "{seconds} s");
@@ -152,7 +159,7 @@ mod tests {
         let timeouts = Timeouts::new(long, long, long, long);
         assert!(timeouts.is_expired(4, LONGEST + LONGEST / 32 + 1));
         assert!(!timeouts.is_expired(4, LONGEST));
-        assert!(LONGEST + LONGEST / 32 < Tick::MASK / 2);
+        const { assert!(LONGEST + LONGEST / 32 < Tick::MASK / 2) };
     }
 
     #[test]
