@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::Now;
-use pointsman::dataplane::process::{Packet, State, decide, prepare};
+use pointsman::dataplane::process::{NOTHING, Packet, State, decide, prepare};
 use pointsman::dataplane::tables::{Interface, InterfaceId, MemberId, Tables, VipId, Way};
 use pointsman::dataplane::verdict::{Answer, Conflict, Decision, DropReason, Verdict};
 use support::*;
@@ -21,7 +21,9 @@ fn walk(tables: &Tables, bytes: &[u8]) -> (Decision, Option<Vec<u8>>) {
 fn decide_alone(tables: &Tables, packet: &Packet<'_>) -> Verdict {
     let flows = flows();
     let state = State { tables, flows: &flows };
-    decide(&state, packet, &prepare(&state, packet), NOW).verdict
+    let mut prepared = NOTHING;
+    prepare(&state, packet, &mut prepared);
+    decide(&state, packet, &prepared, NOW).verdict
 }
 
 fn assert_drop(description: &str, frame: &[u8], reason: DropReason) {

@@ -142,7 +142,7 @@ impl Plan {
         let slots = self.lay(&statuses);
         let timeouts = timeouts(&self.model);
         // A disabled VIP keeps its id and its address; it is just not served, and so dropped as that.
-        let vips = self.model.vips.iter().map(|vip| Vip { slots: slots[vip.pool].clone(), timeouts }).collect();
+        let vips = self.model.vips.iter().map(|vip| Vip { slots: slots[vip.pool].clone(), timeouts, destination: destination(vip) }).collect();
         let served: Vec<(Destination, VipId)> = self
             .model
             .vips

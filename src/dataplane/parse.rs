@@ -82,7 +82,7 @@ pub struct Arp {
 }
 
 /// Reads one Ethernet frame.
-#[inline]
+#[inline(always)]
 pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     let ethernet = Ethernet2HeaderSlice::from_slice(frame).map_err(|_| DropReason::EthernetTruncated)?;
     match ethernet.ether_type() {
@@ -95,7 +95,7 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn parse_ipv4(frame: &[u8]) -> Result<Parsed, DropReason> {
     let (header, payload) = ipv4_packet(&frame[ETHERNET_LENGTH..])?;
     if header.is_fragmenting_payload() {
@@ -128,7 +128,7 @@ fn parse_ipv4(frame: &[u8]) -> Result<Parsed, DropReason> {
 }
 
 /// The IPv4 header and exactly the payload that its total length announces: Ethernet's padding is left behind.
-#[inline]
+#[inline(always)]
 fn ipv4_packet(bytes: &[u8]) -> Result<(Ipv4HeaderSlice<'_>, &[u8]), DropReason> {
     let header = Ipv4HeaderSlice::from_slice(bytes).map_err(|error| match error {
         ipv4::HeaderSliceError::Len(_) => DropReason::Ipv4Truncated,
@@ -142,7 +142,7 @@ fn ipv4_packet(bytes: &[u8]) -> Result<(Ipv4HeaderSlice<'_>, &[u8]), DropReason>
     Ok((header, payload))
 }
 
-#[inline]
+#[inline(always)]
 fn tcp(segment: &[u8]) -> Result<(u16, u16, u8), DropReason> {
     let header = TcpHeaderSlice::from_slice(segment).map_err(|error| match error {
         tcp_error::HeaderSliceError::Len(_) => DropReason::TcpTruncated,
@@ -152,7 +152,7 @@ fn tcp(segment: &[u8]) -> Result<(u16, u16, u8), DropReason> {
     Ok((header.source_port(), header.destination_port(), segment[13]))
 }
 
-#[inline]
+#[inline(always)]
 fn udp(datagram: &[u8]) -> Result<(u16, u16, u8), DropReason> {
     let header = UdpHeaderSlice::from_slice(datagram).map_err(|_| DropReason::UdpTruncated)?;
     let length = usize::from(header.length());

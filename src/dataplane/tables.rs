@@ -7,7 +7,7 @@ use super::encap::Template;
 use super::flow::{Timeouts, TimeoutsOf};
 pub use super::ids::{InterfaceId, InterfaceSet, MemberId, VipId};
 use super::select::Seed;
-use super::service::ServiceTable;
+use super::service::{Destination, ServiceTable};
 
 /// Everything that decides about packets, as of one moment.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub struct Vip {
     pub slots: std::sync::Arc<[MemberId]>,
     /// How long its flows live.
     pub timeouts: Timeouts,
+    /// What it serves.
+    pub destination: Destination,
 }
 
 /// What is needed to send a packet to one member: one cache line.

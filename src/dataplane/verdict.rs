@@ -3,7 +3,6 @@
 //! The name of a [`DropReason`] is at the same time the label of its counter, the word in logs and status, and the
 //! row in `docs/drops.md`.
 
-use super::flow::Hit;
 use super::ids::{MemberId, VipId};
 
 /// What becomes of one packet.
@@ -48,23 +47,19 @@ pub struct Effects {
 
 /// What a packet does to the connection table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)] // One byte, that a register takes: anything larger would go through memory for every packet.
 pub enum FlowEffect {
     /// Nothing.
     #[default]
     None,
-    /// It is known, and its state or the moment it was last seen changes.
-    Advance(Hit),
-    /// It is new, and is to be entered with the verdict's member: a matter of room, and of the budget for new flows
-    /// unless it takes over an earlier flow's entry.
-    Insert {
-        /// Whether the budget is to be asked.
-        from_budget: bool,
-    },
-    /// It is known, and its member cannot be reached any more: the verdict's member takes over.
-    Rebind {
-        /// The former member.
-        from: MemberId,
-    },
+    /// Its flow is known, and its state or the moment it was last seen changes.
+    Advance,
+    /// Its flow is new, and is entered with the verdict's member if there is room and the budget for new flows allows.
+    Insert,
+    /// The same, in the place of an earlier flow between the same ports: that takes no room, and asks for no budget.
+    TakeOver,
+    /// Its flow is known, and its member cannot be reached any more: the verdict's member takes over.
+    Rebind,
 }
 
 /// Another host claims a VIP's address.

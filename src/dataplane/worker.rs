@@ -13,7 +13,7 @@ use super::counters::Counters;
 use super::flow::{FlowTable, NewFlowBudget, Now};
 use super::memory::prefetch;
 use super::port::{Port, RingStatistics};
-use super::process::{Ledger, Packet, Prepared, State, apply, carry_out, decide, prepare};
+use super::process::{Ledger, NOTHING, Packet, Prepared, State, apply, carry_out, decide, prepare};
 use super::tables::{InterfaceId, Tables};
 use super::verdict::{Conflict, DropReason};
 
@@ -156,7 +156,7 @@ pub struct Worker<P: Port> {
     outgoing: Vec<Vec<P::Frame>>,
     /// The frames of one burst, and what was read in them; empty between two.
     burst: Vec<P::Frame>,
-    prepared: Vec<Prepared>,
+    prepared: Box<[Prepared; BURST]>,
     budget: NewFlowBudget,
     tables: Arc<Tables>,
     mailbox: Arc<Mailbox>,
@@ -178,7 +178,7 @@ impl<P: Port> Worker<P> {
         Self {
             outgoing: ports.iter().map(|_| Vec::with_capacity(total)).collect(),
             burst: Vec::with_capacity(BURST),
-            prepared: Vec::with_capacity(BURST),
+            prepared: Box::new([NOTHING; BURST]),
             budget: NewFlowBudget::new(new_flows, flows.now()),
             tables: Arc::new(Tables::empty()),
             statistics_due: 0,
@@ -287,18 +287,17 @@ impl<P: Port> Worker<P> {
         let count = port.receive(&mut self.burst, BURST);
         let ingress = InterfaceId(index as u8);
         let state = State { tables: &self.tables, flows: &self.flows };
-        self.prepared.clear();
-        for (at, frame) in self.burst.iter().enumerate() {
+        for ((at, frame), prepared) in self.burst.iter().enumerate().zip(self.prepared.iter_mut()) {
             if let Some(first) = self.burst.get(at + AHEAD).and_then(|ahead| port.bytes(ahead).first()) {
                 prefetch(first);
             }
             let bytes = port.bytes(frame);
             self.counters.received.add_packet(bytes.len());
-            self.prepared.push(prepare(&state, &Packet { frame: bytes, ingress, headroom: port.headroom(frame) }));
+            prepare(&state, &Packet { frame: bytes, ingress, headroom: port.headroom(frame) }, prepared);
         }
         self.budget.refill(now);
         let mut ledger = Ledger { counters: &self.counters, budget: &mut self.budget };
-        for (mut frame, prepared) in self.burst.drain(..).zip(&self.prepared) {
+        for (mut frame, prepared) in self.burst.drain(..).zip(self.prepared.iter()) {
             let bytes = port.bytes(&frame);
             let packet = Packet { frame: bytes, ingress, headroom: port.headroom(&frame) };
             let decision = decide(&state, &packet, prepared, now);

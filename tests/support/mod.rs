@@ -13,7 +13,7 @@ use pointsman::dataplane::flow::{FlowTable, NewFlowBudget, Now, Timeouts};
 use pointsman::dataplane::counters::Counters;
 use pointsman::dataplane::port::Port;
 use pointsman::dataplane::port::memory::{self, MemoryPort};
-use pointsman::dataplane::process::{Ledger, Packet, State, apply, carry_out, decide, prepare};
+use pointsman::dataplane::process::{Ledger, NOTHING, Packet, State, apply, carry_out, decide, prepare};
 use pointsman::dataplane::select::Seed;
 use pointsman::dataplane::verdict::Decision;
 use pointsman::dataplane::service::{Destination, ServiceTable};
@@ -222,7 +222,11 @@ pub fn tables(members: u32, mtu: u16) -> Tables {
     ];
     let tunnels: Arc<[MemberId]> = slots.iter().map(|slot| MemberId(slot.0 + members)).collect();
     let timeouts = Timeouts::default();
-    let vip = |slots: &Arc<[MemberId]>| Vip { slots: Arc::clone(slots), timeouts };
+    let vip = |slots: &Arc<[MemberId]>, id: usize| Vip {
+        slots: Arc::clone(slots),
+        timeouts,
+        destination: services[id].0,
+    };
     let everywhere: InterfaceSet = [InterfaceId(0)].into_iter().collect();
     let address = |last, announced| VipAddress {
         address: Ipv4Addr::new(203, 0, 113, last).into(),
@@ -234,7 +238,7 @@ pub fn tables(members: u32, mtu: u16) -> Tables {
     Tables {
         generation: 1,
         services: ServiceTable::new(&services),
-        vips: [vip(&slots), vip(&slots), vip(&slots), vip(&empty), vip(&tunnels)].into(),
+        vips: [vip(&slots, 0), vip(&slots, 1), vip(&slots, 2), vip(&empty, 3), vip(&tunnels, 4)].into(),
         members: (each().map(direct).chain(each().map(tunnelled)))
             .map(|(way, largest)| Member { way, egress: InterfaceId(0), largest })
             .collect(),
@@ -257,7 +261,8 @@ pub fn walk_with(tables: &Tables, flows: &FlowTable, bytes: &[u8], now: Now) -> 
     assert!(port.write(&mut frame, bytes));
     let state = State { tables, flows };
     let packet = Packet { frame: port.bytes(&frame), ingress, headroom: port.headroom(&frame) };
-    let prepared = prepare(&state, &packet);
+    let mut prepared = NOTHING;
+    prepare(&state, &packet, &mut prepared);
     let decision = decide(&state, &packet, &prepared, now);
     let counters = Counters::new(5, 200);
     let mut budget = NewFlowBudget::new(1000, now);

@@ -1523,6 +1523,13 @@ fn the_good_one_takes_every_default() {
             zero_copy: ZeroCopy::Auto,
             busy_poll: false,
             tunnel_source: None,
+            flows_v4: 1 << 20,
+        },
+        timeouts: Timeouts {
+            tcp_established: Duration::from_mins(15),
+            tcp_syn: Duration::from_secs(30),
+            tcp_closing: Duration::from_secs(10),
+            udp: Duration::from_mins(2),
         },
         interfaces: vec![Interface { name: "eth0".to_owned() }],
         vips: vec![Vip {
