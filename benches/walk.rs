@@ -13,11 +13,10 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pointsman::control::maglev::{Candidate, Layout};
 use pointsman::dataplane::counters::Counters;
-use pointsman::dataplane::flow::FlowTable;
 use pointsman::dataplane::parse::parse;
 use pointsman::dataplane::port::memory::{MemoryPort, frames};
 use pointsman::dataplane::tables::MemberId;
-use pointsman::dataplane::worker::{BURST, Idle, Mailbox, Order, Parts, Worker};
+use pointsman::dataplane::worker::{BURST, Idle, Mailbox, NEW_FLOWS, Order, Parts, Worker};
 use support::{Frame, tables};
 
 fn parsing(criterion: &mut Criterion) {
@@ -41,7 +40,8 @@ fn processing(criterion: &mut Criterion) {
             frames: frames(512, 2048),
             mailbox: Arc::clone(&mailbox),
             counters: Arc::new(Counters::new(5, 200)),
-            flows: Arc::new(FlowTable::default()),
+            flows: Arc::new(support::flows()),
+            new_flows: NEW_FLOWS,
             idle: Idle::Spin,
         });
         mailbox.order(Order::Publish(Arc::new(tables(100, 1500)))).expect("room");

@@ -18,7 +18,8 @@
 //! src/
 //!   main.rs         start-up and exit codes; decides nothing
 //!   cli/            one file per command
-//!   dataplane/      the packet's walk: workers, rings, tables; no control, no serde
+//!   dataplane/      the packet's walk: workers, rings, tables; no control, no serde. `unsafe` only in its rooms `port`
+//!                   (rings) and `memory` (cache lines on huge pages)
 //!   control/        the config's walk: one thread that decides what the workers' tables say
 //!   realserver/     what a member needs: decapsulation
 //!   lab/            network namespaces, real clients and members: for the demo and the tests

@@ -5,12 +5,11 @@ mod support;
 use std::sync::Arc;
 
 use pointsman::dataplane::counters::Counters;
-use pointsman::dataplane::flow::FlowTable;
 use pointsman::dataplane::port::Port;
 use pointsman::dataplane::port::memory::{MemoryPort, frames};
 use pointsman::dataplane::tables::{Interface, InterfaceId, Tables};
 use pointsman::dataplane::verdict::DropReason;
-use pointsman::dataplane::worker::{Idle, Mailbox, Order, Parts, Worker};
+use pointsman::dataplane::worker::{Idle, Mailbox, NEW_FLOWS, Order, Parts, Worker};
 use support::*;
 
 const RING: usize = 256;
@@ -35,7 +34,8 @@ fn bench_with(ports: usize) -> Bench {
         frames: frames(ports * FRAMES, 2048),
         mailbox: Arc::clone(&mailbox),
         counters: Arc::clone(&counters),
-        flows: Arc::new(FlowTable::default()),
+        flows: Arc::new(support::flows()),
+        new_flows: NEW_FLOWS,
         idle: Idle::Spin,
     });
     Bench { worker, mailbox, counters }

@@ -5,9 +5,9 @@ mod support;
 
 use std::net::Ipv4Addr;
 
-use pointsman::dataplane::flow::{FlowTable, Now};
+use pointsman::dataplane::flow::Now;
 use pointsman::dataplane::port::steering::{AddressFlags, Steered, Steering, SteeringError};
-use pointsman::dataplane::process::{Packet, State, decide};
+use pointsman::dataplane::process::{NOTHING, Packet, State, decide, prepare};
 use pointsman::dataplane::service::Destination;
 use pointsman::dataplane::tables::InterfaceId;
 use pointsman::dataplane::verdict::Verdict;
@@ -88,17 +88,17 @@ fn who_gets_what() {
         ("ARP for somebody else", ArpFrame::request(CLIENT, address(9).into()).bytes(), Host),
         ("a short ARP packet", ArpFrame::request(CLIENT, VIP).bytes()[..40].to_vec(), Host),
     ];
-    let (tables, flows) = (tables(3, 1500), FlowTable::default());
+    let (tables, flows) = (tables(3, 1500), flows());
     for (description, frame, expected) in rows {
         let steered = steering.trial(&frame).expect("BPF_PROG_TEST_RUN");
         assert_eq!(steered, expected, "{description}");
         // What a worker would forward or answer must reach it, unless the host has the address, of which only
         // steering knows.
-        let decision = decide(
-            &State { tables: &tables, flows: &flows },
-            &Packet { frame: &frame, ingress: InterfaceId(0), headroom: 256 },
-            Now(0),
-        );
+        let state = State { tables: &tables, flows: &flows };
+        let packet = Packet { frame: &frame, ingress: InterfaceId(0), headroom: 256 };
+        let mut prepared = NOTHING;
+        prepare(&state, &packet, &mut prepared);
+        let decision = decide(&state, &packet, &prepared, Now(0));
         if !matches!(decision.verdict, Verdict::Drop(_)) {
             assert_eq!(steered, Worker, "{description}: a worker would say {:?}", decision.verdict);
         }

@@ -14,22 +14,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use pointsman::dataplane::encap::{Source, Template};
-use pointsman::dataplane::flow::{FlowTable, Now};
-use pointsman::dataplane::port::Port;
-use pointsman::dataplane::port::memory::{MemoryPort, frames};
-use pointsman::dataplane::process::{Packet, State, carry_out, decide};
-use pointsman::dataplane::tables::{InterfaceId, Tables, Way};
+use pointsman::dataplane::flow::Now;
+use pointsman::dataplane::tables::{Tables, Way};
 use pointsman::lab::{Decapsulation, Load, Service, Topology};
 use support::*;
 
 fn sent(tables: &Tables, bytes: &[u8]) -> Vec<u8> {
-    let (port, flows, ingress) = (MemoryPort::new(1), FlowTable::default(), InterfaceId(0));
-    let mut frame = frames(1, 2048).remove(0);
-    assert!(port.write(&mut frame, bytes));
-    let packet = Packet { frame: port.bytes(&frame), ingress, headroom: port.headroom(&frame) };
-    let decision = decide(&State { tables, flows: &flows }, &packet, Now(0));
-    carry_out(&decision, &port, &mut frame, tables, ingress).expect("forwarded");
-    port.bytes(&frame).to_vec()
+    walk_with(tables, &flows(), bytes, Now(0)).1.expect("forwarded")
 }
 
 /// A capture file (<https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html>) of Ethernet frames.

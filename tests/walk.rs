@@ -6,9 +6,7 @@ use std::net::Ipv4Addr;
 
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowTable, Now};
-use pointsman::dataplane::port::Port;
-use pointsman::dataplane::port::memory::{MemoryPort, frames};
-use pointsman::dataplane::process::{Packet, State, carry_out, decide};
+use pointsman::dataplane::process::{NOTHING, Packet, State, decide, prepare};
 use pointsman::dataplane::tables::{Interface, InterfaceId, MemberId, Tables, VipId, Way};
 use pointsman::dataplane::verdict::{Answer, Conflict, Decision, DropReason, Verdict};
 use support::*;
@@ -17,14 +15,15 @@ const NOW: Now = Now(0);
 const INGRESS: InterfaceId = InterfaceId(0);
 
 fn walk(tables: &Tables, bytes: &[u8]) -> (Decision, Option<Vec<u8>>) {
-    let flows = FlowTable::default();
-    let port = MemoryPort::new(1);
-    let mut frame = frames(1, 2048).remove(0);
-    assert!(port.write(&mut frame, bytes));
-    let packet = Packet { frame: port.bytes(&frame), ingress: INGRESS, headroom: port.headroom(&frame) };
-    let decision = decide(&State { tables, flows: &flows }, &packet, NOW);
-    let egress = carry_out(&decision, &port, &mut frame, tables, INGRESS);
-    (decision, egress.map(|_| port.bytes(&frame).to_vec()))
+    walk_with(tables, &flows(), bytes, NOW)
+}
+
+fn decide_alone(tables: &Tables, packet: &Packet<'_>) -> Verdict {
+    let flows = flows();
+    let state = State { tables, flows: &flows };
+    let mut prepared = NOTHING;
+    prepare(&state, packet, &mut prepared);
+    decide(&state, packet, &prepared, NOW).verdict
 }
 
 fn assert_drop(description: &str, frame: &[u8], reason: DropReason) {
@@ -202,11 +201,12 @@ fn a_member_without_a_mac_takes_nothing() {
 
 #[test]
 fn a_flow_stays_and_flows_spread() {
-    let tables = tables(3, 1500);
+    let (tables, flows) = (tables(3, 1500), flows());
+    let walk = |frame: &[u8]| walk_with(&tables, &flows, frame, NOW);
     let mut seen = [0; 3];
     for port in 1024..11_024 {
-        let first = walk(&tables, &Frame::tcp(port, 80, 0).bytes()).0;
-        let second = walk(&tables, &Frame::tcp(port, 80, 900).bytes()).0;
+        let first = walk(&Frame::tcp(port, 80, 0).bytes()).0;
+        let second = walk(&Frame::tcp(port, 80, 900).bytes()).0;
         assert_eq!(first.verdict, second.verdict, "port {port}");
         let Verdict::Transmit(member) = first.verdict else { panic!("port {port}: {first:?}") };
         seen[member.0 as usize] += 1;
@@ -218,19 +218,20 @@ fn a_flow_stays_and_flows_spread() {
 
 #[test]
 fn an_icmp_error_follows_the_flow_it_is_about() {
-    let tables = tables(7, 1500);
+    let (tables, flows) = (tables(7, 1500), flows());
+    let walk = |frame: &[u8]| walk_with(&tables, &flows, frame, NOW);
     for port in 1024..2024 {
-        let forward = walk(&tables, &Frame::tcp(port, 80, 0).bytes()).0.verdict;
+        let forward = walk(&Frame::tcp(port, 80, 0).bytes()).0.verdict;
         // The member's packet to the client, of which an error need quote no more than eight bytes past the header.
         let reply = Frame { source: VIP, destination: CLIENT, ..Frame::tcp(80, port, 1400) }.packet();
         for (kind, code) in [(3, 4), (3, 1), (11, 0), (12, 0)] {
             let error = Frame::icmp_error(kind, code, &reply[..28]);
-            let (decision, output) = walk(&tables, &error.bytes());
+            let (decision, output) = walk(&error.bytes());
             assert_eq!(decision.verdict, forward, "port {port}, type {kind}");
             assert_eq!(output.expect("forwarded")[12..], error.bytes()[12..], "only the MACs change");
         }
         let short = Frame::icmp_error(3, 4, &reply[..27]);
-        assert_eq!(walk(&tables, &short.bytes()).0.verdict, Verdict::Drop(DropReason::IcmpUnrelated));
+        assert_eq!(walk(&short.bytes()).0.verdict, Verdict::Drop(DropReason::IcmpUnrelated));
     }
 }
 
@@ -341,10 +342,8 @@ fn what_may_not_be_sent_into_a_tunnel() {
         assert_eq!(output, None, "{description}");
     }
     let frame = to_tunnel(Frame::tcp(40_000, 80, 0)).bytes();
-    let (tables, flows) = (tables(1, 1500), FlowTable::default());
     let packet = Packet { frame: &frame, ingress: INGRESS, headroom: 19 };
-    let decision = decide(&State { tables: &tables, flows: &flows }, &packet, NOW);
-    assert_eq!(decision.verdict, Verdict::Drop(DropReason::NoHeadroom));
+    assert_eq!(decide_alone(&tables(1, 1500), &packet), Verdict::Drop(DropReason::NoHeadroom));
 }
 
 #[test]
@@ -372,14 +371,75 @@ fn arp_is_answered_and_claims_are_heard_where_a_vip_is_announced() {
     let mut tables = tables(1, 1500);
     let second = InterfaceId(1);
     tables.interfaces = [tables.interfaces[0], Interface { mac: SECOND_MAC }].into();
-    let flows = FlowTable::default();
-    let at = |ingress, frame: &[u8]| {
-        decide(&State { tables: &tables, flows: &flows }, &Packet { frame, ingress, headroom: 256 }, NOW).verdict
-    };
+    let at = |ingress, frame: &[u8]| decide_alone(&tables, &Packet { frame, ingress, headroom: 256 });
     let request = ArpFrame::request(CLIENT, VIP).bytes();
     assert_eq!(at(INGRESS, &request), Verdict::Answer(Answer::ArpReply));
     assert_eq!(at(second, &request), Verdict::Drop(DropReason::ArpNotOurs), "not announced there");
     // Our second interface is on the same wire.
     let own = ArpFrame { sender_mac: SECOND_MAC, ..ArpFrame::request(VIP, VIP) }.bytes();
     assert_eq!(at(INGRESS, &own), Verdict::Drop(DropReason::ArpNotOurs), "our own announcement");
+}
+
+/// Frames of one flow, in this order, and the members they went to.
+fn members_of(steps: &[(&Tables, Frame)], flows: &FlowTable) -> Vec<Option<MemberId>> {
+    let member = |(tables, frame): &(&Tables, Frame)| match walk_with(tables, flows, &frame.bytes(), NOW).0.verdict {
+        Verdict::Transmit(member) => Some(member),
+        _ => None,
+    };
+    steps.iter().map(member).collect()
+}
+
+fn with_flags(port: u16, flags: u8) -> Frame {
+    let mut frame = Frame::tcp(port, 80, 0);
+    frame.payload[13] = flags;
+    frame
+}
+
+#[test]
+fn a_known_flow_stays_with_its_member_when_the_slots_change() {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    let (before, mut after) = (tables(3, 1500), tables(3, 1500));
+    // Control gives all slots to the third member: new flows go there, known ones stay.
+    for vip in &mut after.vips {
+        vip.slots = vip.slots.iter().map(|_| MemberId(2)).collect();
+    }
+    let flows = flows();
+    for port in 1024..1324 {
+        let known = members_of(&[(&before, with_flags(port, SYN)), (&after, with_flags(port, ACK))], &flows);
+        assert_eq!(known[0], known[1], "port {port}");
+        let new = members_of(&[(&after, with_flags(port + 1000, SYN))], &flows);
+        assert_eq!(new, [Some(MemberId(2))], "port {port}");
+    }
+}
+
+#[test]
+fn a_flow_whose_member_cannot_be_reached_is_given_another_for_good() {
+    let (before, mut after, mut again) = (tables(2, 1500), tables(2, 1500), tables(2, 1500));
+    after.members[0].way = Way::None;
+    for tables in [&mut after, &mut again] {
+        for vip in &mut tables.vips {
+            vip.slots = vip.slots.iter().map(|_| MemberId(1)).collect();
+        }
+    }
+    let flows = flows();
+    for port in 1024..1224 {
+        let frame = || Frame::tcp(port, 80, 0);
+        let members = members_of(&[(&before, frame()), (&after, frame()), (&again, frame())], &flows);
+        assert_eq!(members[1..], [Some(MemberId(1)), Some(MemberId(1))], "port {port}: {members:?}");
+    }
+}
+
+#[test]
+fn a_reset_begins_no_flow_and_an_error_about_one_changes_nothing() {
+    let (tables, flows) = (tables(3, 1500), flows());
+    walk_with(&tables, &flows, &with_flags(4000, 0x04).bytes(), NOW);
+    let reply = Frame { source: VIP, destination: CLIENT, ..Frame::tcp(80, 4000, 1400) }.packet();
+    walk_with(&tables, &flows, &Frame::icmp_error(3, 4, &reply[..28]).bytes(), NOW);
+    assert_eq!(flows.v4.iter(NOW).count(), 0);
+    walk_with(&tables, &flows, &with_flags(4000, 0x02).bytes(), NOW);
+    assert_eq!(flows.v4.iter(NOW).count(), 1);
+    let loads: Vec<_> =
+        (0..3).map(|id| flows.loads.of(MemberId(id))).map(|load| (load.active(), load.inactive())).collect();
+    assert_eq!(loads.iter().fold((0, 0), |sum, load| (sum.0 + load.0, sum.1 + load.1)), (0, 1), "{loads:?}");
 }

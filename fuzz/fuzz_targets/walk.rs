@@ -7,10 +7,9 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use pointsman::dataplane::counters::Counters;
-use pointsman::dataplane::flow::FlowTable;
 use pointsman::dataplane::port::memory::{MemoryPort, frames};
 use pointsman::dataplane::tables::Tables;
-use pointsman::dataplane::worker::{Idle, Mailbox, Order, Parts, Worker};
+use pointsman::dataplane::worker::{NEW_FLOWS, Idle, Mailbox, Order, Parts, Worker};
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -28,7 +27,8 @@ fuzz_target!(|input: &[u8]| {
         frames: frames(FRAMES, 2048),
         mailbox: Arc::clone(&mailbox),
         counters: Arc::clone(&counters),
-        flows: Arc::new(FlowTable::default()),
+        flows: Arc::new(support::flows()),
+        new_flows: NEW_FLOWS,
         idle: Idle::Spin,
     });
     assert!(mailbox.order(Order::Publish(Arc::clone(&TABLES))).is_ok());

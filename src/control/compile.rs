@@ -11,6 +11,7 @@ use super::maglev::{Candidate, Layout};
 use super::model::{Announce, Forward, Member, Model, Pool, Protocol, VipPort};
 use super::neighbor::{Network, NextHop, Unresolved};
 use crate::dataplane::encap::{OUTER_LENGTH, Source, Template};
+use crate::dataplane::flow::Timeouts;
 use crate::dataplane::select::Seed;
 use crate::dataplane::service::{Destination, ServiceTable};
 use crate::dataplane::tables::{
@@ -158,8 +159,14 @@ impl Plan {
             .map(|(pool, member)| self.compile_member(pool, member, network, interfaces))
             .unzip();
         let slots = self.lay(&statuses);
+        let timeouts = timeouts(&self.model);
         // A disabled VIP keeps its id and its address; it is just not served, and so dropped as that.
-        let vips = self.model.vips.iter().map(|vip| Vip { slots: slots[vip.pool].clone() }).collect();
+        let vips = self
+            .model
+            .vips
+            .iter()
+            .map(|vip| Vip { slots: slots[vip.pool].clone(), timeouts, destination: destination(vip) })
+            .collect();
         let served: Vec<(Destination, VipId)> = self
             .model
             .vips
@@ -178,6 +185,7 @@ impl Plan {
                 interfaces: compile_interfaces(network, interfaces),
                 addresses: self.addresses(network, interfaces),
                 seed: Seed::from_text(&self.model.node.hash_seed),
+                timeouts,
             },
             services: served.into_iter().map(|(destination, _)| destination).collect(),
             host_addresses: self.host_addresses(network),
@@ -290,6 +298,11 @@ impl Plan {
         });
         words.collect()
     }
+}
+
+fn timeouts(model: &Model) -> Timeouts {
+    let timeouts = &model.timeouts;
+    Timeouts::new(timeouts.tcp_syn, timeouts.tcp_established, timeouts.tcp_closing, timeouts.udp)
 }
 
 fn compile_interfaces(network: &Network, interfaces: &[String]) -> Box<[Interface]> {

@@ -18,7 +18,8 @@ use super::neighbor::{Link, Network, WatchError, Watcher};
 use super::plane::{self, Misfit, PATIENCE_WITH_OURSELVES, Place, Plane, PlaneError, Shared};
 use super::publish::WorkerStuck;
 use super::statistics::Statistics;
-use crate::dataplane::flow::FlowTable;
+use crate::dataplane::flow::{FlowTable, Hand};
+use crate::dataplane::memory::LINE_BYTES;
 use crate::dataplane::port::steering::SteeringCounters;
 
 /// How long `ready` waits for members whose next hop is not known yet.
@@ -32,6 +33,11 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Between two statistics lines.
 const STATISTICS: Duration = Duration::from_secs(10);
+
+/// The connection table is swept in so many steps, one after the other: a round takes two seconds, so that counts are
+/// true to that; and a step of a table for a million flows takes a tenth of a millisecond of control's time.
+const SWEEP_STEPS: usize = 100;
+const SWEEP_STEP: Duration = Duration::from_millis(20);
 
 /// How long a queue is waited for that a process which has just died may still hold.
 const PATIENCE_AT_START: Duration = Duration::from_secs(5);
@@ -58,6 +64,14 @@ pub enum DaemonError {
     /// The runtime, or a signal handler.
     #[error("starting: {0}")]
     Start(#[from] std::io::Error),
+    /// No memory for the connection table.
+    #[error("memory for a connection table of {wanted} flows: {source} (dataplane.flows_v4 asks for so many)")]
+    FlowTable {
+        /// How many flows it was to fit.
+        wanted: usize,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// A worker ended by itself; its panic is in the log.
     #[error("worker {0} has died")]
     WorkerDied(usize),
@@ -99,6 +113,8 @@ struct Daemon {
     /// What was last said of each interface that is not served.
     unfit: BTreeMap<String, Unfit>,
     shared: Shared,
+    /// Sweeps the connection table.
+    hand: Hand,
     announcer: Announcer,
     generation: u64,
     /// What was last said of each member and each problem: a line per change, not per look.
@@ -122,6 +138,11 @@ impl Daemon {
         let names = model.interfaces.iter().map(|interface| interface.name.clone()).collect();
         let plan = Plan::new(model);
         let watcher = Watcher::start(names, plan.targets()).await?;
+        let wanted = plan.model.dataplane.flows_v4;
+        let (flows, hand) =
+            FlowTable::new(wanted, plan.member_count()).map_err(|source| DaemonError::FlowTable { wanted, source })?;
+        let mebibytes = (flows.v4.lines() * LINE_BYTES) >> 20;
+        info!("connection table: {wanted} flows, {mebibytes} MiB on {} pages", flows.v4.pages().name());
         let mut daemon = Self {
             network: watcher.network(),
             plan,
@@ -130,7 +151,8 @@ impl Daemon {
             queues: None,
             refusals: HashMap::new(),
             unfit: BTreeMap::new(),
-            shared: Shared { counters: Vec::new(), flows: Arc::new(FlowTable::default()) },
+            shared: Shared { counters: Vec::new(), flows: Arc::new(flows) },
+            hand,
             announcer: Announcer::default(),
             generation: 0,
             said: HashMap::new(),
@@ -166,6 +188,8 @@ impl Daemon {
     async fn work(&mut self) -> Result<(), DaemonError> {
         let mut second = interval(SECOND);
         second.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut sweep = interval(SWEEP_STEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut statistics = interval(STATISTICS);
         statistics.set_missed_tick_behavior(MissedTickBehavior::Skip);
         statistics.tick().await;
@@ -178,6 +202,7 @@ impl Daemon {
                     self.serve()?;
                 }
                 () = sleep_until(announce), if announce.is_some() => self.announce(),
+                _ = sweep.tick() => self.sweep(),
                 _ = second.tick() => self.each_second()?,
                 _ = statistics.tick() => self.say_statistics(None),
             }
@@ -329,6 +354,14 @@ impl Daemon {
         Ok(())
     }
 
+    /// Ends what has expired in a part of the connection table.
+    fn sweep(&mut self) {
+        let Some(plane) = &self.plane else { return };
+        let flows = &self.shared.flows;
+        let lines = flows.v4.lines().div_ceil(SWEEP_STEPS);
+        flows.sweep(&mut self.hand, flows.now(), lines, plane.tables());
+    }
+
     fn each_second(&mut self) -> Result<(), DaemonError> {
         if self.follow_interfaces() {
             self.serve()?;
@@ -374,7 +407,7 @@ impl Daemon {
 
     fn say_statistics(&mut self, last: Option<SteeringCounters>) {
         let steering = last.or_else(|| self.plane.as_ref()?.steering_counters().ok());
-        info!("{}", self.statistics.line(&self.plan.model, &self.shared.counters, steering));
+        info!("{}", self.statistics.line(&self.plan.model, &self.shared.counters, &self.shared.flows, steering));
     }
 }
 

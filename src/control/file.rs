@@ -6,10 +6,11 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::reader::{Field, Table, read_text};
 use super::report::{Errors, Place};
-use super::value::{Core, InterfaceName, Name, Port, TunnelSource, VipPort, Weight};
+use super::value::{Core, Flows, InterfaceName, Name, Port, Timeout, TunnelSource, VipPort, Weight};
 use super::word::{Announce, Forward, Protocol, Scheduler, XdpMode, ZeroCopy};
 
 /// Reads all of `text`; what is wrong with it is in `errors`.
@@ -21,6 +22,7 @@ pub(super) fn read(text: &str, errors: &Errors<'_>) -> File {
 pub(super) struct File {
     pub(super) node: Node,
     pub(super) dataplane: Dataplane,
+    pub(super) timeouts: Timeouts,
     pub(super) interfaces: Vec<Interface>,
     pub(super) vips: Vec<Vip>,
     pub(super) pools: Vec<Pool>,
@@ -36,10 +38,11 @@ impl File {
                 table.report_missing_table(&table.place().inside(name, 0), message);
             }
         }
-        table.not_built(&["timeouts", "api"]);
+        table.not_built(&["api"]);
         File {
             node: table.table("node", Node::read),
             dataplane: table.table("dataplane", Dataplane::read),
+            timeouts: table.table("timeouts", Timeouts::read),
             interfaces: table.tables("interface", Interface::read),
             vips: table.tables("vip", Vip::read),
             pools: table.tables("pool", Pool::read),
@@ -71,17 +74,39 @@ pub(super) struct Dataplane {
     pub(super) zero_copy: Option<ZeroCopy>,
     pub(super) busy_poll: Option<bool>,
     pub(super) tunnel_source: Option<Field<TunnelSource>>,
+    pub(super) flows_v4: Option<Flows>,
 }
 
 impl Dataplane {
     fn read(table: &mut Table<'_, '_>) -> Dataplane {
-        table.not_built(&["flows_v4", "flows_v6"]);
+        table.not_built(&["flows_v6"]);
         Dataplane {
             cores: table.list("cores"),
             xdp_mode: table.with_default("xdp_mode", XdpMode::Auto),
             zero_copy: table.with_default("zero_copy", ZeroCopy::Auto),
             busy_poll: table.with_default("busy_poll", false),
             tunnel_source: table.optional("tunnel_source"),
+            flows_v4: table.with_default("flows_v4", Flows(1 << 20)),
+        }
+    }
+}
+
+/// `[timeouts]`
+pub(super) struct Timeouts {
+    pub(super) tcp_established: Option<Timeout>,
+    pub(super) tcp_syn: Option<Timeout>,
+    pub(super) tcp_closing: Option<Timeout>,
+    pub(super) udp: Option<Timeout>,
+}
+
+impl Timeouts {
+    fn read(table: &mut Table<'_, '_>) -> Timeouts {
+        let seconds = |seconds| Timeout(Duration::from_secs(seconds));
+        Timeouts {
+            tcp_established: table.with_default("tcp_established", seconds(15 * 60)),
+            tcp_syn: table.with_default("tcp_syn", seconds(30)),
+            tcp_closing: table.with_default("tcp_closing", seconds(10)),
+            udp: table.with_default("udp", seconds(2 * 60)),
         }
     }
 }

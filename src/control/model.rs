@@ -8,6 +8,7 @@ use std::hash::Hash;
 use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::file::{self, File};
 use super::reader::{Field, Wrong, nearest, quoted};
@@ -30,6 +31,8 @@ pub struct Model {
     pub node: Node,
     /// `[dataplane]`
     pub dataplane: Dataplane,
+    /// `[timeouts]`
+    pub timeouts: Timeouts,
     /// `[[interface]]`, in the file's order.
     pub interfaces: Vec<Interface>,
     /// `[[vip]]`, in the file's order.
@@ -63,6 +66,21 @@ pub struct Dataplane {
     pub busy_poll: bool,
     /// Where tunnels come from; the address that the kernel would send from where `None`.
     pub tunnel_source: Option<TunnelSource>,
+    /// How many flows over IPv4 the connection table fits.
+    pub flows_v4: usize,
+}
+
+/// How long flows live after their last packet; each 1 s to 13 days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP, when its client has answered the member's SYN-ACK.
+    pub tcp_established: Duration,
+    /// TCP, before that.
+    pub tcp_syn: Duration,
+    /// TCP, after a FIN or RST of its client's.
+    pub tcp_closing: Duration,
+    /// UDP.
+    pub udp: Duration,
 }
 
 /// An interface that VIP traffic comes in by and leaves by.
@@ -411,6 +429,13 @@ fn model(file: File, pools: &PoolIndex) -> Option<Model> {
             zero_copy: file.dataplane.zero_copy?,
             busy_poll: file.dataplane.busy_poll?,
             tunnel_source: file.dataplane.tunnel_source.map(|source| source.value),
+            flows_v4: file.dataplane.flows_v4?.0,
+        },
+        timeouts: Timeouts {
+            tcp_established: file.timeouts.tcp_established?.0,
+            tcp_syn: file.timeouts.tcp_syn?.0,
+            tcp_closing: file.timeouts.tcp_closing?.0,
+            udp: file.timeouts.udp?.0,
         },
         interfaces: file
             .interfaces

@@ -22,8 +22,8 @@ use crate::dataplane::port::steering::{AddressFlags, AttachError, Steering, Stee
 use crate::dataplane::port::xdp::{
     OpenError, OpenOptions, Opened, WantedCopyMode, XdpPort, largest_mtu, memory_needed,
 };
-use crate::dataplane::tables::InterfaceId;
-use crate::dataplane::worker::{Idle, Mailbox, Parts, Worker};
+use crate::dataplane::tables::{InterfaceId, Tables};
+use crate::dataplane::worker::{Idle, Mailbox, NEW_FLOWS, Parts, Worker};
 
 /// Why the data plane does not come up.
 #[derive(Debug, Error)]
@@ -156,6 +156,7 @@ pub struct Plane {
     built_for: Vec<BuiltFor>,
     publisher: Publisher,
     workers: Vec<JoinHandle<()>>,
+    tables: Arc<Tables>,
 }
 
 /// What a plane was built for on one interface; when that is no longer so it must be built anew.
@@ -222,6 +223,7 @@ impl Plane {
             built_for: places.iter().map(built_for).collect(),
             publisher: Publisher::new(mailboxes.clone()),
             workers: Vec::new(),
+            tables: Arc::new(Tables::empty()),
         };
         for (worker, ((opened, mailbox), core)) in opened.into_iter().zip(mailboxes).zip(cores).enumerate() {
             let Opened { ports, frames, zero_copy_refused } = opened;
@@ -238,6 +240,7 @@ impl Plane {
                 mailbox,
                 counters: shared.counters_of(worker, model),
                 flows: Arc::clone(&shared.flows),
+                new_flows: NEW_FLOWS,
                 idle: if model.dataplane.busy_poll { Idle::Spin } else { Idle::Sleep },
             };
             plane.workers.push(start(worker, core, parts).map_err(PlaneError::Thread)?);
@@ -276,6 +279,7 @@ impl Plane {
     pub fn serve(&mut self, compiled: Compiled) -> Result<(), PlaneError> {
         let tables = Arc::new(compiled.tables);
         self.publisher.publish(&tables)?;
+        self.tables = Arc::clone(&tables);
         for ((id, steering), interface) in (0..).map(InterfaceId).zip(&mut self.steering).zip(&tables.interfaces) {
             steering.set_mac(interface.mac)?;
             let addresses = tables.addresses.iter().map(|vip| {
@@ -285,6 +289,11 @@ impl Plane {
             steering.serve(compiled.services.iter().copied(), addresses)?;
         }
         Ok(())
+    }
+
+    /// What the workers work by.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
     }
 
     /// Control's hand on the workers.

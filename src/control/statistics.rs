@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::model::Model;
 use crate::dataplane::counters::Counters;
+use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::steering::SteeringCounters;
 use crate::dataplane::tables::MemberId;
 use crate::dataplane::verdict::DropReason;
@@ -25,7 +26,13 @@ impl Default for Statistics {
 
 impl Statistics {
     /// The line as of now.
-    pub fn line(&mut self, model: &Model, workers: &[Arc<Counters>], steering: Option<SteeringCounters>) -> String {
+    pub fn line(
+        &mut self,
+        model: &Model,
+        workers: &[Arc<Counters>],
+        flows: &FlowTable,
+        steering: Option<SteeringCounters>,
+    ) -> String {
         let sum = |what: &dyn Fn(&Counters) -> u64| workers.iter().map(|one| what(one)).sum::<u64>();
         let mut line = Line(String::from("statistics"));
 
@@ -53,6 +60,10 @@ impl Statistics {
             line.add(format_args!("worker.{index}"), counters.received.packets.get());
             line.add(format_args!("worker.{index}.sleeps"), counters.sleeps.get());
         }
+        line.add("flows.begun", sum(&|one| one.flows_begun.get()));
+        line.add("flows.over_budget", sum(&|one| one.flows_over_budget.get()));
+        line.add("flows.without_room", sum(&|one| one.flows_without_room.get()));
+        line.add("flows.rebound", sum(&|one| one.flows_rebound.get()));
         line.add("ring.fill_ring_empty", sum(&|one| one.fill_ring_empty.get()));
         line.add("ring.rx_ring_full", sum(&|one| one.rx_ring_full.get()));
         line.add("ring.rx_dropped", sum(&|one| one.rx_dropped.get()));
@@ -64,6 +75,9 @@ impl Statistics {
         for ((pool, member), id) in members.zip(0..) {
             let packets = sum(&|one| one.member(MemberId(id)).packets.get());
             line.add(format_args!("member.{}/{}", pool.name, member.name), packets);
+            let load = flows.loads.of(MemberId(id));
+            line.add(format_args!("active.{}/{}", pool.name, member.name), load.active());
+            line.add(format_args!("inactive.{}/{}", pool.name, member.name), load.inactive());
         }
         line.0
     }

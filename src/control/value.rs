@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use toml::de::DeValue;
 
@@ -136,6 +137,73 @@ fn unusable(address: Ipv4Addr) -> Option<&'static str> {
         // RFC 1112 §4.
         [240..=255, ..] => Some("in 240.0.0.0/4, which is reserved"),
         _ => None,
+    }
+}
+
+/// How long flows live after their last packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Timeout(pub(super) Duration);
+
+impl Timeout {
+    /// The connection table's clock goes by half seconds.
+    const SHORTEST: Duration = Duration::from_secs(1);
+    /// What the clock can tell apart from the future.
+    const LONGEST: Duration = Duration::from_hours(13 * 24);
+}
+
+impl Value for Timeout {
+    fn allowed() -> String {
+        "1s to 13d; units: s, m, h, d".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Timeout, Wrong> {
+        let Some(text) = value.as_str() else {
+            let meant = value.as_integer().map(|seconds| quoted(&format!("{}s", seconds.as_str())));
+            return Err(Wrong { what: format!("{} is no duration", describe(value)), meant });
+        };
+        let found = quoted(text);
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let seconds: u64 = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 60 * 60,
+            "d" => 24 * 60 * 60,
+            "" if digits > 0 => {
+                return Err(Wrong { what: format!("{found} has no unit"), meant: Some(quoted(&format!("{text}s"))) });
+            }
+            _ => return Err(Wrong::new(format!("{found} is no duration"))),
+        };
+        if number.is_empty() {
+            return Err(Wrong::new(format!("{found} is no duration")));
+        }
+        let total = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)).map(Duration::from_secs);
+        match total {
+            Some(total) if total < Self::SHORTEST => Err(Wrong::new(format!("{found} is less than 1s"))),
+            Some(total) if total <= Self::LONGEST => Ok(Timeout(total)),
+            _ => Err(Wrong::new(format!("{found} is more than 13d"))),
+        }
+    }
+}
+
+/// How many flows over IPv4 the connection table fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flows(pub(super) usize);
+
+impl Flows {
+    /// Fewer would save nothing worth having.
+    const FEWEST: usize = 1024;
+    /// 2^28: 9 GiB.
+    const MOST: usize = 1 << 28;
+}
+
+impl Value for Flows {
+    fn allowed() -> String {
+        format!("{} to {}", Flows::FEWEST, Flows::MOST)
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Flows, Wrong> {
+        integer(value, Flows::FEWEST..=Flows::MOST).map(Flows)
     }
 }
 
@@ -292,7 +360,7 @@ pub(super) fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Wrong> {
 
 fn integer<T>(value: &DeValue<'_>, allowed: RangeInclusive<T>) -> Result<T, Wrong>
 where
-    T: Copy + fmt::Display + PartialOrd + TryFrom<i128>,
+    T: Copy + fmt::Display + PartialOrd + TryFrom<i128> + TryInto<i128>,
 {
     let Some(number) = value.as_integer() else {
         return Err(Wrong::new(format!("{} is no integer", describe(value))));
@@ -302,11 +370,13 @@ where
     if let Some(inside) = parsed.clone().ok().and_then(|n| T::try_from(n).ok()).filter(|n| allowed.contains(n)) {
         return Ok(inside);
     }
+    let is_low = match parsed {
+        Ok(number) => (*allowed.start()).try_into().is_ok_and(|start: i128| number < start),
+        Err(_) => number.as_str().starts_with('-'),
+    };
     let found = parsed.map_or_else(|_| shortened(number.as_str()), |n| n.to_string());
-    Err(Wrong::new(if found.starts_with('-') {
+    Err(Wrong::new(if is_low {
         format!("{found} is less than {}", allowed.start())
-    } else if found == "0" {
-        format!("0 is less than {}", allowed.start())
     } else {
         format!("{found} is more than {}", allowed.end())
     }))

@@ -1,34 +1,37 @@
 //! ARP (RFC 826) for the VIPs that this node announces, and the eye on others who claim them (RFC 5227 §2.4).
 
-use super::parse::{ARP_LENGTH, Arp, ETHERNET_LENGTH};
+use super::parse::{ARP_LENGTH, Arp, ETHERNET_LENGTH, Parsed, parse};
 use super::tables::{InterfaceId, Tables};
-use super::verdict::{Answer, Conflict, Decision, DropReason, Effects, Verdict};
+use super::verdict::{Answer, Conflict, DropReason, Verdict};
 
 const REQUEST: u16 = 1;
 const REPLY: [u8; 2] = [0, 2];
 const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// What to do with an ARP packet.
-pub(super) fn decide(tables: &Tables, ingress: InterfaceId, arp: &Arp) -> Decision {
+pub(super) fn decide(tables: &Tables, ingress: InterfaceId, arp: &Arp) -> Verdict {
     let announced = |address| tables.vip_address(address).is_some_and(|vip| vip.announced.contains(ingress));
     if announced(arp.sender) {
         // Our own announcement, come back through a loop in the network or by another of our interfaces on the same
         // wire, is no claim of another host.
         if tables.interfaces.iter().any(|interface| interface.mac == arp.sender_mac) {
-            return Decision::plain(Verdict::Drop(DropReason::ArpNotOurs));
+            return Verdict::Drop(DropReason::ArpNotOurs);
         }
-        let conflict = Some(Conflict { address: arp.sender, mac: arp.sender_mac });
-        return Decision {
-            verdict: Verdict::Drop(DropReason::ArpConflict),
-            effects: Effects { conflict, ..Effects::default() },
-            entropy: 0,
-        };
+        return Verdict::Drop(DropReason::ArpConflict);
     }
-    Decision::plain(if arp.operation == REQUEST && announced(arp.target) {
+    if arp.operation == REQUEST && announced(arp.target) {
         Verdict::Answer(Answer::ArpReply)
     } else {
         Verdict::Drop(DropReason::ArpNotOurs)
-    })
+    }
+}
+
+/// Whose claim it is, of an ARP packet that was found to be one.
+pub(super) fn conflict(frame: &[u8]) -> Option<Conflict> {
+    match parse(frame) {
+        Ok(Parsed::Arp(arp)) => Some(Conflict { address: arp.sender, mac: arp.sender_mac }),
+        _ => None,
+    }
 }
 
 /// Turns a request, in place, into the reply "the target is at `mac`".

@@ -65,6 +65,14 @@ pub struct Counters {
     pub echo_replies: Counter,
     /// Frames sent on behalf of the control thread (announcements).
     pub injected: Counter,
+    /// Flows entered into the connection table.
+    pub flows_begun: Counter,
+    /// New flows that were hashed and not entered: more than the budget for new flows.
+    pub flows_over_budget: Counter,
+    /// New flows that were hashed and not entered: the table had no room.
+    pub flows_without_room: Counter,
+    /// Flows that were given another member because theirs could not be reached any more.
+    pub flows_rebound: Counter,
     /// Times the worker went to sleep for want of packets.
     pub sleeps: Counter,
     /// Frames that the kernel could not deliver for want of free buffers (`rx_fill_ring_empty_descs`).
@@ -98,6 +106,10 @@ impl Counters {
             arp_replies: Counter::default(),
             echo_replies: Counter::default(),
             injected: Counter::default(),
+            flows_begun: Counter::default(),
+            flows_over_budget: Counter::default(),
+            flows_without_room: Counter::default(),
+            flows_rebound: Counter::default(),
             sleeps: Counter::default(),
             fill_ring_empty: Counter::default(),
             rx_ring_full: Counter::default(),

@@ -20,6 +20,7 @@ pub mod encap;
 pub mod flow;
 mod icmp;
 mod ids;
+pub mod load;
 pub mod memory;
 pub mod parse;
 pub mod port;

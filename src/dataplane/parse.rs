@@ -4,7 +4,12 @@
 //! later stage checks again. etherparse reads the individual headers; the lengths between them (is the total length
 //! inside the frame, is the UDP length inside the packet) and fragments are checked here.
 
-use etherparse::err::{ipv4, tcp};
+#![expect(
+    clippy::inline_always,
+    reason = "a burst's packets are read in one loop: what is returned by memory stalls it"
+)]
+
+use etherparse::err::{ipv4, tcp as tcp_error};
 use etherparse::{EtherType, Ethernet2HeaderSlice, IpNumber, Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
 
 use super::verdict::DropReason;
@@ -40,6 +45,8 @@ pub enum Parsed {
         key: FlowKey,
         /// Length of the IPv4 packet, header included, bytes.
         length: u16,
+        /// The TCP header's flags, its fourteenth byte (RFC 9293 §3.1); 0 for UDP.
+        flags: u8,
     },
     /// ICMP over IPv4, not a fragment.
     Icmp(Icmp),
@@ -80,7 +87,7 @@ pub struct Arp {
 }
 
 /// Reads one Ethernet frame.
-#[inline]
+#[inline(always)]
 pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     let ethernet = Ethernet2HeaderSlice::from_slice(frame).map_err(|_| DropReason::EthernetTruncated)?;
     match ethernet.ether_type() {
@@ -93,7 +100,7 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn parse_ipv4(frame: &[u8]) -> Result<Parsed, DropReason> {
     let (header, payload) = ipv4_packet(&frame[ETHERNET_LENGTH..])?;
     if header.is_fragmenting_payload() {
@@ -102,9 +109,9 @@ fn parse_ipv4(frame: &[u8]) -> Result<Parsed, DropReason> {
     let source = u32::from_be_bytes(header.source());
     let destination = u32::from_be_bytes(header.destination());
     let length = header.total_len();
-    let (source_port, destination_port) = match header.protocol() {
-        IpNumber::TCP => tcp_ports(payload)?,
-        IpNumber::UDP => udp_ports(payload)?,
+    let (source_port, destination_port, flags) = match header.protocol() {
+        IpNumber::TCP => tcp(payload)?,
+        IpNumber::UDP => udp(payload)?,
         IpNumber::ICMP => {
             if payload.len() < ICMP_LENGTH {
                 return Err(DropReason::IcmpTruncated);
@@ -122,11 +129,11 @@ fn parse_ipv4(frame: &[u8]) -> Result<Parsed, DropReason> {
         _ => return Err(DropReason::ProtocolUnknown),
     };
     let protocol = header.protocol().0;
-    Ok(Parsed::Flow { key: FlowKey { source, destination, source_port, destination_port, protocol }, length })
+    Ok(Parsed::Flow { key: FlowKey { source, destination, source_port, destination_port, protocol }, length, flags })
 }
 
 /// The IPv4 header and exactly the payload that its total length announces: Ethernet's padding is left behind.
-#[inline]
+#[inline(always)]
 fn ipv4_packet(bytes: &[u8]) -> Result<(Ipv4HeaderSlice<'_>, &[u8]), DropReason> {
     let header = Ipv4HeaderSlice::from_slice(bytes).map_err(|error| match error {
         ipv4::HeaderSliceError::Len(_) => DropReason::Ipv4Truncated,
@@ -140,24 +147,27 @@ fn ipv4_packet(bytes: &[u8]) -> Result<(Ipv4HeaderSlice<'_>, &[u8]), DropReason>
     Ok((header, payload))
 }
 
-#[inline]
-fn tcp_ports(segment: &[u8]) -> Result<(u16, u16), DropReason> {
+#[inline(always)]
+fn tcp(segment: &[u8]) -> Result<(u16, u16, u8), DropReason> {
     let header = TcpHeaderSlice::from_slice(segment).map_err(|error| match error {
-        tcp::HeaderSliceError::Len(_) => DropReason::TcpTruncated,
-        tcp::HeaderSliceError::Content(tcp::HeaderError::DataOffsetTooSmall { .. }) => DropReason::TcpDataOffset,
+        tcp_error::HeaderSliceError::Len(_) => DropReason::TcpTruncated,
+        tcp_error::HeaderSliceError::Content(tcp_error::HeaderError::DataOffsetTooSmall { .. }) => {
+            DropReason::TcpDataOffset
+        }
     })?;
-    Ok((header.source_port(), header.destination_port()))
+    // etherparse has a function per flag; the header is at least 20 bytes long.
+    Ok((header.source_port(), header.destination_port(), segment[13]))
 }
 
-#[inline]
-fn udp_ports(datagram: &[u8]) -> Result<(u16, u16), DropReason> {
+#[inline(always)]
+fn udp(datagram: &[u8]) -> Result<(u16, u16, u8), DropReason> {
     let header = UdpHeaderSlice::from_slice(datagram).map_err(|_| DropReason::UdpTruncated)?;
     let length = usize::from(header.length());
     // RFC 768: the length counts the header too, so 8 is the least. (0 means "jumbogram" in IPv6 only, RFC 2675.)
     if length < UdpHeaderSlice::slice(&header).len() || length > datagram.len() {
         return Err(DropReason::UdpLength);
     }
-    Ok((header.source_port(), header.destination_port()))
+    Ok((header.source_port(), header.destination_port(), 0))
 }
 
 fn parse_arp(bytes: &[u8]) -> Result<Parsed, DropReason> {

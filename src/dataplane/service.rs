@@ -53,14 +53,14 @@ impl ServiceTable {
         table
     }
 
-    /// The VIP that serves this flow's destination.
+    /// The VIP that serves this flow's destination, and whether it does so on any port.
     #[inline]
-    pub fn lookup(&self, flow: &FlowKey) -> Option<VipId> {
+    pub fn lookup(&self, flow: &FlowKey) -> Option<(VipId, bool)> {
         let exact = self.find(pack(flow.destination, flow.protocol, flow.destination_port));
         if exact.is_none() && self.any_port {
-            return self.find(pack(flow.destination, flow.protocol, 0));
+            return self.find(pack(flow.destination, flow.protocol, 0)).map(|vip| (vip, true));
         }
-        exact
+        exact.map(|vip| (vip, false))
     }
 
     #[inline]
@@ -106,9 +106,9 @@ mod tests {
         let at = |address, protocol, port| Destination { address, protocol, port };
         let table =
             ServiceTable::new(&[(at(10, 6, 0), VipId(1)), (at(10, 6, 80), VipId(2)), (at(10, 17, 53), VipId(3))]);
-        assert_eq!(table.lookup(&flow(10, 6, 80)), Some(VipId(2)));
-        assert_eq!(table.lookup(&flow(10, 6, 81)), Some(VipId(1)));
-        assert_eq!(table.lookup(&flow(10, 17, 53)), Some(VipId(3)));
+        assert_eq!(table.lookup(&flow(10, 6, 80)), Some((VipId(2), false)));
+        assert_eq!(table.lookup(&flow(10, 6, 81)), Some((VipId(1), true)));
+        assert_eq!(table.lookup(&flow(10, 17, 53)), Some((VipId(3), false)));
         assert_eq!(table.lookup(&flow(10, 17, 54)), None);
         assert_eq!(table.lookup(&flow(11, 6, 80)), None);
     }
@@ -131,7 +131,7 @@ mod tests {
             .collect();
         let table = ServiceTable::new(&services);
         for (destination, vip) in &services {
-            assert_eq!(table.lookup(&flow(destination.address, 6, destination.port)), Some(*vip));
+            assert_eq!(table.lookup(&flow(destination.address, 6, destination.port)), Some((*vip, false)));
             assert_eq!(table.lookup(&flow(destination.address, 17, destination.port)), None);
             assert_eq!(table.lookup(&flow(destination.address, 6, destination.port + 1000)), None);
         }

@@ -4,9 +4,10 @@
 //! see. All integers are in host byte order unless a field says otherwise.
 
 use super::encap::Template;
+use super::flow::{Timeouts, TimeoutsOf};
 pub use super::ids::{InterfaceId, InterfaceSet, MemberId, VipId};
 use super::select::Seed;
-use super::service::ServiceTable;
+use super::service::{Destination, ServiceTable};
 
 /// Everything that decides about packets, as of one moment.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct Tables {
     pub addresses: Box<[VipAddress]>,
     /// Seeds the selection hash; the same on every node that shares a config.
     pub seed: Seed,
+    /// How long flows live whose VIP is no more.
+    pub timeouts: Timeouts,
 }
 
 /// One virtual service.
@@ -32,6 +35,10 @@ pub struct Tables {
 pub struct Vip {
     /// The Maglev table: the member of each slot. Empty if no member is usable. VIPs with the same pool share one.
     pub slots: std::sync::Arc<[MemberId]>,
+    /// How long its flows live.
+    pub timeouts: Timeouts,
+    /// What it serves.
+    pub destination: Destination,
 }
 
 /// What is needed to send a packet to one member: one cache line.
@@ -84,12 +91,32 @@ impl Tables {
             interfaces: Box::default(),
             addresses: Box::default(),
             seed: Seed::from_text(""),
+            timeouts: Timeouts::default(),
         }
+    }
+
+    /// Whether packets can be sent to this member.
+    #[inline]
+    pub fn is_reachable(&self, id: MemberId) -> bool {
+        self.members.get(id.0 as usize).is_some_and(|member| !matches!(member.way, Way::None))
+    }
+
+    /// How long this VIP's flows live.
+    #[inline]
+    pub fn timeouts_of_vip(&self, vip: VipId) -> &Timeouts {
+        self.vips.get(usize::from(vip.0)).map_or(&self.timeouts, |vip| &vip.timeouts)
     }
 
     /// The entry of an address that has VIPs.
     pub fn vip_address(&self, address: u32) -> Option<&VipAddress> {
         let index = self.addresses.binary_search_by_key(&address, |entry| entry.address).ok()?;
         self.addresses.get(index)
+    }
+}
+
+impl TimeoutsOf for Tables {
+    #[inline]
+    fn timeouts_of(&self, vip: VipId) -> &Timeouts {
+        self.timeouts_of_vip(vip)
     }
 }

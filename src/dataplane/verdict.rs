@@ -32,8 +32,6 @@ pub struct Decision {
     pub verdict: Verdict,
     /// What follows from it besides.
     pub effects: Effects,
-    /// What tells this packet's flow from others, for those on the way that spread flows by the outer header.
-    pub entropy: u32,
 }
 
 /// What a packet leaves behind.
@@ -43,6 +41,25 @@ pub struct Effects {
     pub vip: Option<VipId>,
     /// Another host's claim to a VIP's address.
     pub conflict: Option<Conflict>,
+    /// What becomes of the packet's flow in the connection table.
+    pub flow: FlowEffect,
+}
+
+/// What a packet does to the connection table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)] // One byte, that a register takes: anything larger would go through memory for every packet.
+pub enum FlowEffect {
+    /// Nothing.
+    #[default]
+    None,
+    /// Its flow is known, and its state or the moment it was last seen changes.
+    Advance,
+    /// Its flow is new, and is entered with the verdict's member if there is room and the budget for new flows allows.
+    Insert,
+    /// The same, in the place of an earlier flow between the same ports: that takes no room, and asks for no budget.
+    TakeOver,
+    /// Its flow is known, and its member cannot be reached any more: the verdict's member takes over.
+    Rebind,
 }
 
 /// Another host claims a VIP's address.
@@ -56,7 +73,7 @@ pub struct Conflict {
 
 impl Decision {
     pub(super) fn plain(verdict: Verdict) -> Self {
-        Self { verdict, effects: Effects::default(), entropy: 0 }
+        Self { verdict, effects: Effects::default() }
     }
 }
 

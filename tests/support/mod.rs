@@ -8,12 +8,18 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use pointsman::dataplane::counters::Counters;
 use pointsman::dataplane::encap::{Source, Template};
+use pointsman::dataplane::flow::{FlowTable, NewFlowBudget, Now, Timeouts};
+use pointsman::dataplane::port::Port;
+use pointsman::dataplane::port::memory::{self, MemoryPort};
+use pointsman::dataplane::process::{Ledger, NOTHING, Packet, State, apply, carry_out, decide, prepare};
 use pointsman::dataplane::select::Seed;
 use pointsman::dataplane::service::{Destination, ServiceTable};
 use pointsman::dataplane::tables::{
     Interface, InterfaceId, InterfaceSet, Member, MemberId, Tables, Vip, VipAddress, VipId, Way,
 };
+use pointsman::dataplane::verdict::Decision;
 
 pub const LB_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x10];
 pub const SECOND_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x20];
@@ -215,7 +221,9 @@ pub fn tables(members: u32, mtu: u16) -> Tables {
         (destination(6, TCP, 80), VipId(4)),
     ];
     let tunnels: Arc<[MemberId]> = slots.iter().map(|slot| MemberId(slot.0 + members)).collect();
-    let vip = |slots: &Arc<[MemberId]>| Vip { slots: Arc::clone(slots) };
+    let timeouts = Timeouts::default();
+    let vip =
+        |slots: &Arc<[MemberId]>, id: usize| Vip { slots: Arc::clone(slots), timeouts, destination: services[id].0 };
     let everywhere: InterfaceSet = [InterfaceId(0)].into_iter().collect();
     let address = |last, announced| VipAddress {
         address: Ipv4Addr::new(203, 0, 113, last).into(),
@@ -227,14 +235,38 @@ pub fn tables(members: u32, mtu: u16) -> Tables {
     Tables {
         generation: 1,
         services: ServiceTable::new(&services),
-        vips: [vip(&slots), vip(&slots), vip(&slots), vip(&empty), vip(&tunnels)].into(),
+        vips: [vip(&slots, 0), vip(&slots, 1), vip(&slots, 2), vip(&empty, 3), vip(&tunnels, 4)].into(),
         members: (each().map(direct).chain(each().map(tunnelled)))
             .map(|(way, largest)| Member { way, egress: InterfaceId(0), largest })
             .collect(),
         interfaces: [Interface { mac: LB_MAC }].into(),
         addresses: [address(2, true), address(3, true), address(4, false), address(6, false)].into(),
         seed: Seed::from_text("test"),
+        timeouts,
     }
+}
+
+/// A small connection table, for `tables` of up to a hundred members.
+pub fn flows() -> FlowTable {
+    FlowTable::new(1024, 200).expect("memory").0
+}
+
+/// What the walk decides about a frame, what it sends then, and what the table remembers of it.
+pub fn walk_with(tables: &Tables, flows: &FlowTable, bytes: &[u8], now: Now) -> (Decision, Option<Vec<u8>>) {
+    let (port, ingress) = (MemoryPort::new(1), InterfaceId(0));
+    let mut frame = memory::frames(1, 2048).remove(0);
+    assert!(port.write(&mut frame, bytes));
+    let state = State { tables, flows };
+    let packet = Packet { frame: port.bytes(&frame), ingress, headroom: port.headroom(&frame) };
+    let mut prepared = NOTHING;
+    prepare(&state, &packet, &mut prepared);
+    let decision = decide(&state, &packet, &prepared, now);
+    let counters = Counters::new(5, 200);
+    let mut budget = NewFlowBudget::new(1000, now);
+    let mut ledger = Ledger { counters: &counters, budget: &mut budget };
+    let verdict = apply(&decision, (&prepared, bytes.len()), &state, &mut ledger, now);
+    let egress = carry_out((verdict, &prepared), (&port, &mut frame), tables, ingress);
+    (decision, egress.map(|_| port.bytes(&frame).to_vec()))
 }
 
 fn macs_to(member: u8) -> [u8; 12] {

@@ -51,6 +51,7 @@ fn refused() {
         NUMBERS,
         WORDS,
         TUNNEL_SOURCES,
+        TIMEOUTS,
         NOT_BUILT,
         NAMES,
         DUPLICATES,
@@ -309,7 +310,9 @@ colour = "red""#,
 name = "lb1"
 
 [[interface]]"#,
-        &[r#"web.toml:1:2: nodes: unknown key (allowed: node, dataplane, interface, vip, pool; did you mean "node"?)"#],
+        &[
+            r#"web.toml:1:2: nodes: unknown key (allowed: node, dataplane, timeouts, interface, vip, pool; did you mean "node"?)"#,
+        ],
     ),
     (
         "an unknown key in every table",
@@ -324,7 +327,7 @@ x3 = 1
 "#,
         &[
             "web.toml:2:1: node.x1: unknown key (allowed: name, state_dir, hash_seed)",
-            "web.toml:4:1: dataplane.x2: unknown key (allowed: cores, xdp_mode, zero_copy, busy_poll, tunnel_source)",
+            "web.toml:4:1: dataplane.x2: unknown key (allowed: cores, xdp_mode, zero_copy, busy_poll, tunnel_source, flows_v4)",
             "web.toml:7:1: interface[0].x3: unknown key (allowed: name)",
         ],
     ),
@@ -652,6 +655,35 @@ const TUNNEL_SOURCES: &[Row] = &[
     ),
 ];
 
+const TIMEOUTS: &[Row] = &[
+    (
+        "a timeout without a unit",
+        "[[interface]]",
+        "[timeouts]\nudp = \"90\"\n\n[[interface]]",
+        &[
+            r#"web.toml:2:7: timeouts.udp: "90" has no unit (allowed: 1s to 13d; units: s, m, h, d; did you mean "90s"?)"#,
+        ],
+    ),
+    (
+        "a timeout that is a number",
+        "[[interface]]",
+        "[timeouts]\nudp = 90\n\n[[interface]]",
+        &[
+            r#"web.toml:2:7: timeouts.udp: the integer 90 is no duration (allowed: 1s to 13d; units: s, m, h, d; did you mean "90s"?)"#,
+        ],
+    ),
+    (
+        "timeouts out of range, and one that is none",
+        "[[interface]]",
+        "[timeouts]\ntcp_syn = \"0s\"\ntcp_closing = \"14d\"\ntcp_established = \"long\"\n\n[[interface]]",
+        &[
+            r#"web.toml:2:11: timeouts.tcp_syn: "0s" is less than 1s (allowed: 1s to 13d; units: s, m, h, d)"#,
+            r#"web.toml:3:15: timeouts.tcp_closing: "14d" is more than 13d (allowed: 1s to 13d; units: s, m, h, d)"#,
+            r#"web.toml:4:19: timeouts.tcp_established: "long" is no duration (allowed: 1s to 13d; units: s, m, h, d)"#,
+        ],
+    ),
+];
+
 const NOT_BUILT: &[Row] = &[
     (
         "forwarding by gre",
@@ -819,15 +851,6 @@ socket = "/run/pointsman/api.sock"
         &["web.toml:1:2: api: is not built yet (allowed: no such key)"],
     ),
     (
-        "timeouts",
-        "[[interface]]",
-        r#"[timeouts]
-udp = "2m"
-
-[[interface]]"#,
-        &["web.toml:1:2: timeouts: is not built yet (allowed: no such key)"],
-    ),
-    (
         "the flow table's size",
         "[[interface]]",
         r"[dataplane]
@@ -835,10 +858,7 @@ flows_v4 = 1_048_576
 flows_v6 = 262_144
 
 [[interface]]",
-        &[
-            "web.toml:2:1: dataplane.flows_v4: is not built yet (allowed: no such key)",
-            "web.toml:3:1: dataplane.flows_v6: is not built yet (allowed: no such key)",
-        ],
+        &["web.toml:3:1: dataplane.flows_v6: is not built yet (allowed: no such key)"],
     ),
     (
         "a VIP in IPv6",
@@ -1528,9 +1548,7 @@ fn what_is_not_built_is_refused_by_name() {
     assert_eq!(
         errors_of(text),
         [
-            "web.toml:11:1: dataplane.flows_v4: is not built yet (allowed: no such key)",
             "web.toml:12:1: dataplane.flows_v6: is not built yet (allowed: no such key)",
-            "web.toml:17:2: timeouts: is not built yet (allowed: no such key)",
             "web.toml:23:2: api: is not built yet (allowed: no such key)",
             "web.toml:34:1: vip[0].persistence: is not built yet (allowed: no such key)",
             "web.toml:35:1: vip[0].connection_limit: is not built yet (allowed: no such key)",
@@ -1557,6 +1575,13 @@ fn the_good_one_takes_every_default() {
             zero_copy: ZeroCopy::Auto,
             busy_poll: false,
             tunnel_source: None,
+            flows_v4: 1 << 20,
+        },
+        timeouts: Timeouts {
+            tcp_established: Duration::from_mins(15),
+            tcp_syn: Duration::from_secs(30),
+            tcp_closing: Duration::from_secs(10),
+            udp: Duration::from_mins(2),
         },
         interfaces: vec![Interface { name: "eth0".to_owned() }],
         vips: vec![Vip {

@@ -1,0 +1,100 @@
+//! How many new flows a worker may insert.
+
+use super::time::Now;
+
+/// A token bucket: above its rate, new flows are hashed and not inserted, so that a flood of SYNs can neither turn
+/// the table over nor take the time of packets whose flows are known.
+#[derive(Debug)]
+pub struct NewFlowBudget {
+    per_second: u64,
+    /// In billionths of a flow, so that a refill loses nothing to rounding.
+    tokens: u64,
+    refilled: Now,
+}
+
+/// Billionths in one: at `n` flows a second, `n` of them accrue every nanosecond.
+const FLOW: u64 = 1_000_000_000;
+
+impl NewFlowBudget {
+    /// This many flows a second, a tenth of a second's worth at once. More than 2^32 count as that.
+    pub fn new(per_second: u64, now: Now) -> Self {
+        let per_second = per_second.min(1 << 32);
+        Self { per_second, tokens: Self::most(per_second), refilled: now }
+    }
+
+    /// At most a tenth of a second's worth accrues: enough for a burst of clients that come together, not enough to
+    /// let a quiet second pay for a flood. But one flow at least.
+    fn most(per_second: u64) -> u64 {
+        per_second * FLOW / 10 + FLOW
+    }
+
+    /// Adds what has accrued; once in a burst.
+    #[inline]
+    pub fn refill(&mut self, now: Now) {
+        // Longer than this, and the bucket is full anyway.
+        let elapsed = now.0.saturating_sub(self.refilled.0).min(FLOW);
+        let tokens = self.tokens.saturating_add(elapsed.saturating_mul(self.per_second));
+        self.tokens = tokens.min(Self::most(self.per_second));
+        self.refilled = self.refilled.max(now);
+    }
+
+    /// Takes one flow's worth; `false`: the budget is spent.
+    #[inline]
+    pub fn take(&mut self) -> bool {
+        let left = self.tokens.checked_sub(FLOW);
+        self.tokens = left.unwrap_or(self.tokens);
+        left.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(budget: &mut NewFlowBudget, wanted: usize) -> usize {
+        (0..wanted).filter(|_| budget.take()).count()
+    }
+
+    #[test]
+    fn a_second_of_flood_gets_a_seconds_worth() {
+        for per_second in [1, 10, 125_000, 1_000_000, 1 << 32] {
+            let mut budget = NewFlowBudget::new(per_second, Now(0));
+            let mut total = 0;
+            // Bursts of 64 every microsecond and a bit.
+            for burst in 0..900_000u64 {
+                budget.refill(Now(burst * 1111));
+                total += taken(&mut budget, 64) as u64;
+            }
+            let most = per_second * 11 / 10 + 1;
+            let offered = 900_000 * 64;
+            assert!(total <= most, "{per_second}: {total}");
+            assert!(total >= (per_second * 999 / 1000).min(offered), "{per_second}: {total}");
+        }
+    }
+
+    #[test]
+    fn a_quiet_hour_saves_up_a_tenth_of_a_second() {
+        let mut budget = NewFlowBudget::new(1000, Now(0));
+        budget.refill(Now(3_600_000_000_000));
+        assert_eq!(taken(&mut budget, 100_000), 101);
+    }
+
+    #[test]
+    fn a_clock_that_stands_or_goes_back_gives_nothing() {
+        let mut budget = NewFlowBudget::new(1000, Now(5_000_000_000));
+        taken(&mut budget, 100_000);
+        for now in [5_000_000_000, 4_000_000_000, 5_000_000_000] {
+            budget.refill(Now(now));
+            assert!(!budget.take());
+        }
+        budget.refill(Now(5_001_000_000));
+        assert_eq!(taken(&mut budget, 10), 1);
+    }
+
+    #[test]
+    fn no_budget_inserts_next_to_nothing() {
+        let mut budget = NewFlowBudget::new(0, Now(0));
+        budget.refill(Now(1 << 40));
+        assert_eq!(taken(&mut budget, 100), 1);
+    }
+}

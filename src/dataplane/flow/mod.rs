@@ -1,0 +1,114 @@
+//! Seen before? The connection table: one for the process and address family, shared by all workers without locks,
+//! of a fixed size, exact.
+//!
+//! Each file is one part of it, in the order in which a packet meets them: `key` (what tells flows apart, and the
+//! keyed hash), `table` (lookup, and what a packet changes), `entries` (one line, read and replaced whole), `word`
+//! (an entry's value), `state` (TCP and UDP by the client's half), `time` (ticks and timeouts), `insert`, `budget`,
+//! `sweep`.
+//!
+//! # Memory
+//! A line of 64 bytes holds four entries of 16 bytes (IPv4) or two of 32 (IPv6). A flow lies in one of two lines that
+//! its keyed hash names: the first if there is room when it begins, else the second. A line whose flows have gone to
+//! second lines is marked, so that a flow that is not found in an unmarked first line is not looked for in the second.
+//! An entry is its key and one value word; the word says what the entry is:
+//!
+//! ```text
+//!  free ──claim──▶ busy ──key written──▶ pending ──no rival──▶ live ──┐ packets: state, tick, member
+//!   ▲ ▲                                     │                   │ ▲◀──┘
+//!   │ └───────── rival ahead, killed ───────┘                   │
+//!   └───────── expired, swept ◀─────────────────────────────────┤
+//!               busy ◀──claim: expired, or evictable ───────────┘
+//! ```
+//!
+//! # Why no lock is needed
+//! All changes of a value word are compare-and-swaps (the marks, which share the first entry's word, are set and
+//! cleared atomically and kept by all of them). Key words are written only between busy and pending, by the one who
+//! made the entry busy. Call the time between two claims of a slot a *tenure*: it has one key.
+//!
+//! 1. **Words do not come back.** A slot is claimed only if `now` is later than its word's tick (or it was never
+//!    used), and a tenure's ticks never go back. So live and pending words of different tenures differ in their tick.
+//!    (Ticks come round after 52 days; the sweep rewrites what is older than 13.)
+//! 2. **A reader pairs a key only with its own value.** It reads the word, the key, and the word again. If both words
+//!    are equal, they are of one tenure, by (1). The key it read is not of an earlier one: having seen this tenure's
+//!    word, it sees at least this tenure's key (release, acquire). Nor of a later one: having seen that key, it would
+//!    have seen that tenure's busy word or a later one.
+//! 3. **A compare-and-swap hits the tenure it was meant for**, by (1) again: a touch, an eviction, a sweep or a kill
+//!    decided by what was read either happens to that or fails. Whoever fails looks again.
+//! 4. **A key has at most one live entry.** One who inserts makes the entry pending, *then* looks at all places where
+//!    the same key could be, *then* makes it live. Of two who insert the same key, the one who became pending later
+//!    sees the other's: live, so it gives way and takes that member; or pending, and then the one further back gives
+//!    way or is killed, and its own step to live fails. (All these accesses are sequentially consistent. One who
+//!    inserts in the first line looks at the second only if the line is marked; one who inserts in the second marks
+//!    before it looks, so either the mark is seen, or the first line's pending entry is.) Entries once live give way
+//!    to none; nobody gives way to one behind, so one of the rivals always gets through.
+//! 5. **A live entry is found**: the marks are set before it goes live and are upheld by the sweep
+//!    (see `sweep::Round`); its key does not change.
+//! 6. **Every transition is counted once**, by the one whose compare-and-swap made it.
+//!
+//! A touch that loses against another worker's touch of the same flow is judged anew; one that comes after the flow
+//! is gone does nothing. A thread that is stopped in the middle of an insertion takes at most the slot it claimed out
+//! of use, and nobody waits for it longer than a microsecond.
+
+mod budget;
+mod entries;
+mod insert;
+#[cfg(all(test, pointsman_loom))]
+mod interleavings;
+mod key;
+#[cfg(all(test, not(pointsman_loom)))]
+mod model;
+mod state;
+mod sweep;
+mod table;
+#[cfg(all(test, not(pointsman_loom)))]
+mod tests;
+mod time;
+mod word;
+
+pub use budget::NewFlowBudget;
+pub use insert::Insertion;
+pub use key::{Key, KeyV4, KeyV6, Secret};
+pub use state::Signal;
+pub use sweep::Hand;
+pub use table::{Event, Flow, Hit, Lookup, Packet, Place, Table, TimeoutsOf};
+pub use time::{Now, Timeouts};
+pub use word::{FlowState, MEMBERS};
+
+use std::io;
+use std::time::Instant;
+
+use super::load::Loads;
+
+/// What is known of flows: one for the process, shared by all workers.
+#[derive(Debug)]
+pub struct FlowTable {
+    /// Flows over IPv4.
+    pub v4: Table<KeyV4>,
+    /// How many of them each member has.
+    pub loads: Loads,
+    /// Moment 0 of the clock that all who use the table share.
+    epoch: Instant,
+}
+
+impl FlowTable {
+    /// A table that fits this many flows over IPv4, to members with ids below `members`; and the hand that sweeps it.
+    ///
+    /// # Errors
+    ///
+    /// The memory is not there.
+    pub fn new(flows_v4: usize, members: usize) -> io::Result<(Self, Hand)> {
+        let (v4, hand) = Table::new(flows_v4, false, Secret::random())?;
+        Ok((Self { v4, loads: Loads::new(members), epoch: Instant::now() }, hand))
+    }
+
+    /// The moment now: a reading of the monotonic clock.
+    #[inline]
+    pub fn now(&self) -> Now {
+        Now(self.epoch.elapsed().as_nanos() as u64)
+    }
+
+    /// Ends what has expired in the next `lines` lines.
+    pub fn sweep(&self, hand: &mut Hand, now: Now, lines: usize, timeouts: &impl TimeoutsOf) {
+        self.v4.sweep(hand, now, lines, timeouts, |event| self.loads.record(event));
+    }
+}
