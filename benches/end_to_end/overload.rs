@@ -19,8 +19,10 @@ const FIRST_RATE: u32 = 200_000;
 const NEXT_RATE: f64 = 1.2;
 /// Beyond what is forwarded by so much, a rate is no candidate any more.
 const TOO_MUCH: f64 = 2.0;
-/// How long each rate is tried, twice: the best of a shared machine's moments is what is looked for.
-const TRY: Duration = Duration::from_millis(500);
+/// How long each rate is tried: what is looked for can be kept up, and is no lucky moment of a shared machine.
+const TRY: Duration = Duration::from_secs(2);
+/// What comes before, unmeasured.
+const WARM_UP: Duration = Duration::from_millis(250);
 
 /// The gentle rate: a part of the best that leaves a busy machine room to be busy.
 const GENTLE: f64 = 0.1;
@@ -29,7 +31,8 @@ const GENTLE_SECONDS: u64 = 2;
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// The highest rate that was forwarded at any offered rate.
+    /// The highest rate that was forwarded over `TRY` at any offered rate, before the flood or after it: a shared
+    /// machine's speed changes meanwhile.
     best: f64,
     /// Forwarded in each second of the flood, and offered in all of them.
     seconds: Vec<f64>,
@@ -37,8 +40,17 @@ pub(crate) struct Outcome {
     /// Where frames went: all that were sent, from the first to the last.
     fate: Vec<(String, u64)>,
     sent: u64,
-    /// Sent and lost at the gentle rate right after the flood.
-    gentle: (u64, u64),
+    /// At the gentle rate right after the flood.
+    gentle: Gentle,
+}
+
+/// Frames at a rate that loses nothing in good times.
+#[derive(Debug)]
+struct Gentle {
+    sent: u64,
+    lost: u64,
+    /// Of those lost, the ones that the veths' rings had no room for: the forwarder never had them.
+    lost_on_wires: u64,
 }
 
 /// Floods for so many seconds.
@@ -48,12 +60,12 @@ pub(crate) fn run(wire: &Wire, traffic: &mut Traffic, site: &Site, seconds: u64)
     let running = Running::start(Contender::Pointsman, wire, site)?;
     let best = best_rate(traffic)?;
     let (rates, offered) = flood(traffic, seconds)?;
-    let gentle = gentle(traffic, best)?;
+    let gentle = gentle(traffic, wire, best)?;
+    let best = best.max(best_rate(traffic)?);
     let links = Links::of(wire)?.since(&links);
     let log = running.stop()?;
     let counts = traffic.settle()?;
     let (sent, fate) = fate(&log, before, counts, &links)?;
-    let best = rates.iter().copied().fold(best, f64::max);
     Ok(Outcome { best, seconds: rates, offered, fate, sent, gentle })
 }
 
@@ -61,8 +73,8 @@ fn best_rate(traffic: &mut Traffic) -> Result<f64> {
     let (mut best, mut rate) = (0.0_f64, f64::from(FIRST_RATE));
     while best == 0.0 || rate < TOO_MUCH * best {
         let forwarded = traffic.flood(per_second_of(rate), |traffic| {
-            thread::sleep(TRY / 2);
-            Ok(per_second(traffic, TRY)?.0.max(per_second(traffic, TRY)?.0))
+            thread::sleep(WARM_UP);
+            Ok(per_second(traffic, TRY)?.0)
         })?;
         best = best.max(forwarded);
         rate *= NEXT_RATE;
@@ -95,17 +107,21 @@ fn flood(traffic: &mut Traffic, seconds: u64) -> Result<(Vec<f64>, f64)> {
     Ok((each.iter().map(|&(forwarded, _)| forwarded).collect(), offered / seconds.max(1) as f64))
 }
 
-/// Sent and lost at a rate that loses nothing in good times, from the moment that the flood is over.
-fn gentle(traffic: &mut Traffic, best: f64) -> Result<(u64, u64)> {
+/// A part of the best rate, from the moment that the flood is over.
+fn gentle(traffic: &mut Traffic, wire: &Wire, best: f64) -> Result<Gentle> {
     // What the flood left in the rings is not the gentle rate's.
-    let before = traffic.settle()?;
+    let (before, links) = (traffic.settle()?, Links::of(wire)?);
     traffic.flood(per_second_of(best * GENTLE), |_| {
         thread::sleep(Duration::from_secs(GENTLE_SECONDS));
         Ok(())
     })?;
     let after = traffic.settle()?;
     let sent = after.generated - before.generated;
-    Ok((sent, sent.saturating_sub(after.good - before.good)))
+    Ok(Gentle {
+        sent,
+        lost: sent.saturating_sub(after.good - before.good),
+        lost_on_wires: Links::of(wire)?.since(&links).iter().map(|&(_, count)| count).sum(),
+    })
 }
 
 /// The counters of the veths at both ends of the forwarder.
@@ -165,6 +181,11 @@ impl Outcome {
         self.sent.abs_diff(accounted) as f64 / self.sent.max(1) as f64
     }
 
+    /// The share of the best rate that was forwarded over the whole flood.
+    fn mean(&self) -> f64 {
+        self.seconds.iter().sum::<f64>() / self.seconds.len().max(1) as f64 / self.best
+    }
+
     fn worst_second(&self) -> f64 {
         self.seconds.iter().copied().fold(f64::INFINITY, f64::min) / self.best
     }
@@ -182,10 +203,12 @@ impl Outcome {
         println!("overload");
         println!("  best rate {:.0} packets a second", self.best);
         println!(
-            "  {} s of {:.0} a second ({:.1} × the best): median second {:.3} of the best, worst {:.3}, {} below 0.9",
+            "  {} s of {:.0} a second ({:.1} × the best): forwarded {:.3} of the best; median second {:.3}, worst {:.3}, \
+             {} below 0.9",
             self.seconds.len(),
             self.offered,
             self.offered / self.best,
+            self.mean(),
             self.median_second(),
             self.worst_second(),
             self.seconds_below(0.9)
@@ -195,7 +218,8 @@ impl Outcome {
             println!("    {count:>12} {name}");
         }
         println!("  unaccounted: {:.4} %", 100.0 * self.unaccounted());
-        println!("  afterwards, gently: {} sent, {} lost", self.gentle.0, self.gentle.1);
+        let Gentle { sent, lost, lost_on_wires } = self.gentle;
+        println!("  afterwards, gently: {sent} sent, {lost} lost, of which {lost_on_wires} before and behind the forwarder");
     }
 
     /// For programs.
@@ -204,12 +228,17 @@ impl Outcome {
             "best": self.best,
             "offered": self.offered,
             "seconds": self.seconds,
+            "mean": self.mean(),
             "median_second": self.median_second(),
             "worst_second": self.worst_second(),
             "sent": self.sent,
             "fate": self.fate.iter().cloned().collect::<BTreeMap<_, _>>(),
             "unaccounted": self.unaccounted(),
-            "gentle": { "sent": self.gentle.0, "lost": self.gentle.1 },
+            "gentle": {
+                "sent": self.gentle.sent,
+                "lost": self.gentle.lost,
+                "lost_on_wires": self.gentle.lost_on_wires,
+            },
         })
     }
 }
