@@ -73,6 +73,12 @@ pub struct Counters {
     pub flows_without_room: Counter,
     /// Flows that were given another member because theirs could not be reached any more.
     pub flows_rebound: Counter,
+    /// New flows that went where persistence had their client.
+    pub persistence_followed: Counter,
+    /// Clients that persistence remembered anew.
+    pub persistence_begun: Counter,
+    /// Clients that persistence did not remember: its table had no room.
+    pub persistence_without_room: Counter,
     /// Times the worker went to sleep for want of packets.
     pub sleeps: Counter,
     /// Frames that the kernel could not deliver for want of free buffers (`rx_fill_ring_empty_descs`).
@@ -110,6 +116,9 @@ impl Counters {
             flows_over_budget: Counter::default(),
             flows_without_room: Counter::default(),
             flows_rebound: Counter::default(),
+            persistence_followed: Counter::default(),
+            persistence_begun: Counter::default(),
+            persistence_without_room: Counter::default(),
             sleeps: Counter::default(),
             fill_ring_empty: Counter::default(),
             rx_ring_full: Counter::default(),

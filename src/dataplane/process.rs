@@ -263,7 +263,7 @@ fn remember(
     let State { tables, flows } = state;
     let Some(signal) = passenger.signal else { return member };
     let (at, counters) = ((passenger.place, &passenger.key), ledger.counters);
-    let record = |event| flows.loads.record(event);
+    let record = |event| flows.loads.record(event, &tables.limits);
     match effect {
         FlowEffect::None => member,
         FlowEffect::Advance => {

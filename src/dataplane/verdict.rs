@@ -150,6 +150,8 @@ drop_reasons! {
     NoService = "no_service",
     /// The VIP's pool has no member that could take the packet.
     NoMember = "no_member",
+    /// The packet begins a flow, and its VIP has as many as its `connection_limit` allows.
+    ConnectionLimit = "connection_limit",
     /// The packet is larger than the MTU on the way to its member.
     Oversize = "oversize",
     /// In a tunnel, the packet and its outer header are larger than the MTU on the way to its member.
