@@ -1597,6 +1597,7 @@ fn the_good_one_takes_every_default() {
             name: "web".to_owned(),
             forward: Forward::Dr,
             scheduler: Scheduler::Maglev,
+            on_member_down: OnMemberDown::Reselect,
             members: vec![member("web1", 4), member("web2", 5)],
         }],
     };
