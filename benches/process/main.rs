@@ -13,6 +13,8 @@ use generator::Loop;
 use pointsman::dataplane::counters::Counters;
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowTable, Timeouts};
+use pointsman::dataplane::limits::Limits;
+use pointsman::dataplane::schedule::{Candidate, OnMemberDown, Pool, Scheduler};
 use pointsman::dataplane::select::Seed;
 use pointsman::dataplane::service::{Destination, ServiceTable};
 use pointsman::dataplane::tables::{Interface, InterfaceId, Member, MemberId, Tables, Vip, VipAddress, VipId, Way};
@@ -66,6 +68,8 @@ fn macs() -> [u8; 12] {
 fn tables(ipip: bool) -> Tables {
     let destination = Destination { address: VIP.into(), protocol: 6, port: 80 };
     let slots: Arc<[MemberId]> = (0..65_537).map(|slot| MemberId(slot % MEMBERS)).collect();
+    let candidates = (0..MEMBERS).map(|id| Candidate { member: MemberId(id), weight: 1 }).collect();
+    let pool = Pool::new(Scheduler::Maglev, OnMemberDown::Reselect, candidates);
     let source = Source { address: 0xc633_640a, varying: 0 };
     let member = |id: u32| Member {
         way: if ipip { Way::Ipip(macs(), Template::new(source, 0x0a63_0000 + id)) } else { Way::Direct(macs()) },
@@ -75,12 +79,13 @@ fn tables(ipip: bool) -> Tables {
     Tables {
         generation: 1,
         services: ServiceTable::new(&[(destination, VipId(0))]),
-        vips: [Vip { slots, timeouts: Timeouts::default(), destination }].into(),
+        vips: [Vip { slots, timeouts: Timeouts::default(), destination, pool: Arc::new(pool) }].into(),
         members: (0..MEMBERS).map(member).collect(),
         interfaces: [Interface { mac: MAC }].into(),
         addresses: [VipAddress { address: VIP.into(), announced: [InterfaceId(0)].into_iter().collect() }].into(),
         seed: Seed::from_text("bench"),
         timeouts: Timeouts::default(),
+        limits: Limits::default(),
     }
 }
 

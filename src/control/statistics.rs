@@ -64,10 +64,12 @@ impl Statistics {
         line.add("flows.over_budget", sum(&|one| one.flows_over_budget.get()));
         line.add("flows.without_room", sum(&|one| one.flows_without_room.get()));
         line.add("flows.rebound", sum(&|one| one.flows_rebound.get()));
+        line.add("flows.forgotten", sum(&|one| one.flows_forgotten.get()));
         if let Some(templates) = &flows.templates {
             line.add("persistence.clients", templates.clients());
             line.add("persistence.begun", sum(&|one| one.persistence_begun.get()));
             line.add("persistence.followed", sum(&|one| one.persistence_followed.get()));
+            line.add("persistence.moved", sum(&|one| one.persistence_moved.get()));
             line.add("persistence.without_room", sum(&|one| one.persistence_without_room.get()));
         }
         line.add("ring.fill_ring_empty", sum(&|one| one.fill_ring_empty.get()));

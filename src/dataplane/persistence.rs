@@ -74,8 +74,10 @@ pub struct Keeper {
 pub enum Remembered {
     /// It was new, and has the member that was given.
     Begun,
-    /// It has this member: from before, by another worker, or given now in place of one that is not usable.
+    /// It has this member already.
     Has(MemberId),
+    /// It has this member now, in place of one that is not usable.
+    Moved(MemberId),
     /// There is no room.
     NotRemembered,
 }
@@ -122,13 +124,13 @@ impl Templates {
     ) -> Remembered {
         let (place, key) = self.place(persistence, flow);
         let packet = (Signal::Syn, now, &persistence.timeouts);
-        let member = match self.v4.lookup(place, &key, packet) {
-            Lookup::Hit(hit) if is_usable(hit.member) => hit.member,
-            Lookup::Hit(hit) => self.v4.rebind((place, &key), hit.member, chosen, |_| {}),
+        let remembered = match self.v4.lookup(place, &key, packet) {
+            Lookup::Hit(hit) if is_usable(hit.member) => Remembered::Has(hit.member),
+            Lookup::Hit(hit) => Remembered::Moved(self.v4.rebind((place, &key), hit.member, chosen, |_| {})),
             Lookup::Miss | Lookup::Over => return self.begin((place, &key), chosen, now, tables),
         };
         self.v4.advance(place, &key, packet, |event| self.record(event));
-        Remembered::Has(member)
+        remembered
     }
 
     fn begin(&self, at: (Place, &KeyV4), member: MemberId, now: Now, tables: &Tables) -> Remembered {
@@ -170,7 +172,7 @@ impl Templates {
     /// as when it began.
     fn renew(&self, persistence: &Persistence, flow: &Flow<KeyV4>, now: Now, tables: &Tables) {
         let (place, key) = self.place(persistence, &flow.key);
-        let signal = if flow.state.is_evictable() { Signal::Syn } else { Signal::Segment };
+        let signal = if flow.state.is_active() { Signal::Segment } else { Signal::Syn };
         match self.v4.lookup(place, &key, (signal, now, &persistence.timeouts)) {
             Lookup::Hit(hit) if hit.member == flow.member && hit.is_news => {
                 self.v4.advance(place, &key, (signal, now, &persistence.timeouts), |event| self.record(event));
@@ -178,8 +180,7 @@ impl Templates {
             Lookup::Hit(_) => {}
             // It had to make room, or the VIP has not been persistent for long.
             Lookup::Miss | Lookup::Over => {
-                let takes_flows = tables.is_reachable(flow.member);
-                if takes_flows {
+                if tables.vips.get(usize::from(key.vip().0)).is_some_and(|vip| vip.pool.admits(flow.member)) {
                     self.begin((place, &key), flow.member, now, tables);
                 }
             }

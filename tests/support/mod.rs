@@ -11,9 +11,11 @@ use std::sync::Arc;
 use pointsman::dataplane::counters::Counters;
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowTable, NewFlowBudget, Now, Timeouts};
+use pointsman::dataplane::limits::Limits;
 use pointsman::dataplane::port::Port;
 use pointsman::dataplane::port::memory::{self, MemoryPort};
 use pointsman::dataplane::process::{Ledger, NOTHING, Packet, State, apply, carry_out, decide, prepare};
+use pointsman::dataplane::schedule::{Candidate, OnMemberDown, Pool, Scheduler};
 use pointsman::dataplane::select::Seed;
 use pointsman::dataplane::service::{Destination, ServiceTable};
 use pointsman::dataplane::tables::{
@@ -222,8 +224,17 @@ pub fn tables(members: u32, mtu: u16) -> Tables {
     ];
     let tunnels: Arc<[MemberId]> = slots.iter().map(|slot| MemberId(slot.0 + members)).collect();
     let timeouts = Timeouts::default();
-    let vip =
-        |slots: &Arc<[MemberId]>, id: usize| Vip { slots: Arc::clone(slots), timeouts, destination: services[id].0 };
+    let vip = |slots: &Arc<[MemberId]>, id: usize| {
+        let mut usable: Vec<MemberId> = slots.to_vec();
+        usable.sort_unstable();
+        usable.dedup();
+        let pool = Arc::new(pool(
+            Scheduler::Maglev,
+            OnMemberDown::Reselect,
+            &usable.iter().map(|id| (id.0, 1)).collect::<Vec<_>>(),
+        ));
+        Vip { slots: Arc::clone(slots), timeouts, destination: services[id].0, pool }
+    };
     let everywhere: InterfaceSet = [InterfaceId(0)].into_iter().collect();
     let address = |last, announced| VipAddress {
         address: Ipv4Addr::new(203, 0, 113, last).into(),
@@ -243,7 +254,14 @@ pub fn tables(members: u32, mtu: u16) -> Tables {
         addresses: [address(2, true), address(3, true), address(4, false), address(6, false)].into(),
         seed: Seed::from_text("test"),
         timeouts,
+        limits: Limits::default(),
     }
+}
+
+/// A pool of these members and their weights.
+pub fn pool(scheduler: Scheduler, on_member_down: OnMemberDown, members: &[(u32, u16)]) -> Pool {
+    let candidates = members.iter().map(|&(id, weight)| Candidate { member: MemberId(id), weight }).collect();
+    Pool::new(scheduler, on_member_down, candidates)
 }
 
 /// A small connection table, for `tables` of up to a hundred members.

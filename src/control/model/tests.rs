@@ -293,7 +293,9 @@ anounce = "arp""#,
         r#"protocol = "tcp""#,
         r#"protocol = "tcp"
 colour = "red""#,
-        &["web.toml:8:1: vip[0].colour: unknown key (allowed: name, address, protocol, port, pool, announce, persistence, connection_limit, one_packet, timeouts, enabled)"],
+        &[
+            "web.toml:8:1: vip[0].colour: unknown key (allowed: name, address, protocol, port, pool, announce, persistence, connection_limit, one_packet, timeouts, enabled)",
+        ],
     ),
     (
         "an unknown key that must be quoted",
@@ -1746,6 +1748,7 @@ fn the_good_one_takes_every_default() {
             name: "web".to_owned(),
             forward: Forward::Dr,
             scheduler: Scheduler::Maglev,
+            on_member_down: OnMemberDown::Reselect,
             members: vec![member("web1", 4), member("web2", 5)],
         }],
     };

@@ -79,6 +79,7 @@ use std::time::{Duration, Instant};
 
 use super::load::Loads;
 use super::persistence::{Keeper, Templates};
+use super::schedule::Turns;
 use super::tables::Tables;
 
 /// How long a round of [`FlowTable::sweep`] is to take: so long are counts of flows late.
@@ -106,6 +107,8 @@ pub struct FlowTable {
     pub loads: Loads,
     /// Which members clients of persistent VIPs have; `None`: there is no such VIP.
     pub templates: Option<Templates>,
+    /// Where the VIPs' round robins stand.
+    pub turns: Turns,
     /// Moment 0 of the clock that all who use the table share.
     epoch: Instant,
 }
@@ -130,7 +133,8 @@ impl FlowTable {
         let (v4, hand) = Table::new(sizes.flows_v4, false, Secret::random())?;
         let (templates, keeper) = sizes.persistence_v4.map(Templates::new).transpose()?.unzip();
         let loads = Loads::new(sizes.members, sizes.vips);
-        Ok((Self { v4, loads, templates, epoch: Instant::now() }, Hands { hand, keeper }))
+        let turns = Turns::new();
+        Ok((Self { v4, loads, templates, turns, epoch: Instant::now() }, Hands { hand, keeper }))
     }
 
     /// The moment now: a reading of the monotonic clock.

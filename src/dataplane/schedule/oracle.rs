@@ -1,0 +1,1 @@
+//! Small models of IPVS's schedulers, for the tests.
