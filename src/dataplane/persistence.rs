@@ -212,3 +212,6 @@ impl TimeoutsOf for OfTemplates<'_> {
         self.0.limits.policy_of(vip).persistence.as_ref().map_or(others, |persistence| &persistence.timeouts)
     }
 }
+
+#[cfg(test)]
+mod tests;
