@@ -49,13 +49,13 @@ pub struct Loads {
 }
 
 impl Load {
-    /// Flows that are established (IPVS: `ActiveConn`).
+    /// Flows of TCP that are established, and all of UDP (IPVS: `ActiveConn`).
     #[inline]
     pub fn active(&self) -> u32 {
         active(self.word()).max(0) as u32
     }
 
-    /// All others: opening and closing ones (IPVS: `InActConn`).
+    /// All others: opening and closing ones of TCP (IPVS: `InActConn`).
     #[inline]
     pub fn inactive(&self) -> u32 {
         inactive(self.word()).max(0) as u32

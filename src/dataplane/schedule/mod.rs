@@ -12,6 +12,8 @@
 mod least;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 pub use turn::Turns;

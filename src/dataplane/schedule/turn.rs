@@ -121,7 +121,11 @@ impl Cycle {
     /// The requirement of the round that a position is in. Weights may have changed since it was stored: then the
     /// round that `ip_vs_wrr_dest_changed` goes on with.
     fn required(&self, at: At) -> u32 {
-        if at.required == 0 || at.required > self.first { self.first } else { self.round_of(at.required) }
+        match at.required {
+            required if required == 0 || required > self.first => self.first,
+            required if self.step > 1 => required / self.step * self.step + 1,
+            required => required,
+        }
     }
 
     /// The last round that asks for no more than this weight.
