@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -64,9 +64,10 @@ impl Walk {
         self.send(&Frame { source: Ipv4Addr::new(192, 0, 2, client), ..Frame::udp(port, 53, 10) })
     }
 
-    /// Members that so many connections of each client go to.
-    fn members(&self, client: u8, connections: std::ops::Range<u16>) -> BTreeSet<u32> {
-        connections.map(|port| self.tcp(client, port, SYN).expect("forwarded")).collect()
+    /// Members that the packets of these connections of a client go to.
+    fn members(&self, client: u8, ports: std::ops::Range<u16>) -> HashSet<u32> {
+        let packets = ports.flat_map(|port| [SYN, ACK].map(|flags| self.tcp(client, port, flags)));
+        packets.map(|member| member.expect("forwarded")).collect()
     }
 
     /// Control's answer to a member that takes nothing new: `Way` says whether what it has still reaches it.
@@ -99,7 +100,7 @@ fn a_clients_flows_go_to_one_member_under_every_scheduler() {
     use Scheduler::{LeastConnections, Maglev, NeverQueue, RoundRobin, ShortestExpectedDelay, SourceHash};
     for scheduler in [Maglev, RoundRobin, LeastConnections, SourceHash, ShortestExpectedDelay, NeverQueue] {
         let walk = Walk::new(scheduler, persistent(300, 32), None);
-        let mut used = BTreeSet::new();
+        let mut used = HashSet::new();
         for client in 1..40 {
             let members = walk.members(client, 1000..1050);
             assert_eq!(members.len(), 1, "{scheduler:?}, client {client}");
@@ -131,7 +132,7 @@ fn networks_ports_and_packets_in_mid_stream_go_with_their_client() {
     }
     // The VIP on any port: its own turn, and all ports together.
     let to_any = |port| Frame { destination: Ipv4Addr::new(203, 0, 113, 3), ..Frame::tcp(4000, port, 0) };
-    let ports: BTreeSet<_> = (1..100).map(|port| walk.send(&to_any(port))).collect();
+    let ports: HashSet<_> = (1..100).map(|port| walk.send(&to_any(port))).collect();
     assert_eq!(ports.len(), 1, "{ports:?}");
 }
 
@@ -166,9 +167,9 @@ fn a_client_of_a_lost_member_moves_with_all_its_flows() {
         assert_eq!((walk.tcp(1, port, SYN), walk.tcp(1, port, ACK)), (Ok(0), Ok(0)));
     }
     walk.take_out(0, Some(Way::None));
-    let moved: BTreeSet<_> = (1000..1030).map(|port| walk.tcp(1, port, ACK)).collect();
+    let moved: HashSet<_> = (1000..1030).map(|port| walk.tcp(1, port, ACK)).collect();
     assert_eq!(moved.len(), 1, "{moved:?}");
-    assert_eq!(BTreeSet::from([walk.tcp(1, 2000, SYN)]), moved);
+    assert_eq!(HashSet::from([walk.tcp(1, 2000, SYN)]), moved);
 }
 
 #[test]
@@ -250,11 +251,11 @@ fn in_one_packet_mode_every_datagram_is_scheduled_and_nothing_is_kept() {
     assert_eq!(walk.flows.loads.flows_of_vip(VipId(1)), 0);
     // Hashing sends a flow's datagrams to one member all the same.
     let walk = Walk::new(Scheduler::Maglev, policy, None);
-    let members: BTreeSet<_> = (0..9).map(|_| walk.udp(1, 1000)).collect();
+    let members: HashSet<_> = (0..9).map(|_| walk.udp(1, 1000)).collect();
     assert_eq!((members.len(), walk.flows.v4.iter(walk.now).count()), (1, 0));
     // The control.
     let walk = Walk::new(Scheduler::RoundRobin, Policy::default(), None);
-    let members: BTreeSet<_> = (0..9).map(|_| walk.udp(1, 1000)).collect();
+    let members: HashSet<_> = (0..9).map(|_| walk.udp(1, 1000)).collect();
     assert_eq!((members.len(), walk.flows.v4.iter(walk.now).count()), (1, 1));
 }
 
@@ -263,7 +264,7 @@ fn in_one_packet_mode_persistence_holds() {
     let policy = Policy { one_packet: true, ..persistent(60, 32) };
     let mut walk = Walk::new(Scheduler::RoundRobin, policy, None);
     for client in 1..7 {
-        let members: BTreeSet<_> = (0..9).map(|port| walk.udp(client, port)).collect();
+        let members: HashSet<_> = (0..9).map(|port| walk.udp(client, port)).collect();
         assert_eq!(members, [Ok(u32::from(client - 1) % 3)].into());
     }
     assert_eq!(walk.flows.v4.iter(walk.now).count(), 0);
