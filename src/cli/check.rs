@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::control::model::{ConfigError, Forward, Member, Model, OnMemberDown, Pool, Scheduler, Vip, VipPort};
+use crate::control::model::{
+    ConfigError, Forward, Member, Model, OnMemberDown, Pool, Protocol, Scheduler, Vip, VipPort,
+};
 
 /// What `check` is asked.
 #[derive(clap::Args)]
