@@ -269,6 +269,17 @@ pub fn flows() -> FlowTable {
 
 /// What the walk decides about a frame, what it sends then, and what the table remembers of it.
 pub fn walk_with(tables: &Tables, flows: &FlowTable, bytes: &[u8], now: Now) -> (Decision, Option<Vec<u8>>) {
+    let mut budget = NewFlowBudget::new(1000, now);
+    walk_within((tables, flows), &mut budget, bytes, now)
+}
+
+/// The same with a budget for new flows.
+pub fn walk_within(
+    (tables, flows): (&Tables, &FlowTable),
+    budget: &mut NewFlowBudget,
+    bytes: &[u8],
+    now: Now,
+) -> (Decision, Option<Vec<u8>>) {
     let (port, ingress) = (MemoryPort::new(1), InterfaceId(0));
     let mut frame = memory::frames(1, 2048).remove(0);
     assert!(port.write(&mut frame, bytes));
@@ -278,8 +289,7 @@ pub fn walk_with(tables: &Tables, flows: &FlowTable, bytes: &[u8], now: Now) -> 
     prepare(&state, &packet, &mut prepared);
     let decision = decide(&state, &packet, &prepared, now);
     let counters = Counters::new(5, 200);
-    let mut budget = NewFlowBudget::new(1000, now);
-    let mut ledger = Ledger { counters: &counters, budget: &mut budget };
+    let mut ledger = Ledger { counters: &counters, budget };
     let verdict = apply(&decision, (&prepared, bytes.len()), &state, &mut ledger, now);
     let egress = carry_out((verdict, &prepared), (&port, &mut frame), tables, ingress);
     (decision, egress.map(|_| port.bytes(&frame).to_vec()))
