@@ -127,6 +127,37 @@ fn main() {
         return;
     }
     let unlimited = 1 << 32;
+    if let Ok(case) = std::env::var("CG") {
+        let rounds: usize = std::env::var("N").unwrap().parse().unwrap();
+        let f: usize = std::env::var("F").unwrap_or("1".into()).parse().unwrap();
+        let mut w = match case.as_str() {
+            "dr" => walk(f, f.max(1024), 0x10, false, unlimited),
+            "ipip" => walk(f, f.max(1024), 0x10, true, unlimited),
+            "new" => walk(1_000_000, 1_000_000, 0x02, false, unlimited),
+            "flood" => walk(1_000_000, 250_000, 0x02, false, 125_000),
+            "bare" => {
+                let mut bare = Bare::new(Loop::new(order(f).into_iter().map(|flow| packet(flow, 0x10))), f, macs());
+                for _ in 0..3 {
+                    let t = time(rounds, || bare.round());
+                    if std::env::var("T").is_ok() {
+                        println!("{t}");
+                    } else {
+                        break;
+                    }
+                }
+                return;
+            }
+            _ => unreachable!(),
+        };
+        if std::env::var("T").is_ok() {
+            println!("{}", time(rounds, || w.worker.round_ignored()));
+            println!("{}", time(rounds, || w.worker.round_ignored()));
+            println!("{}", time(rounds, || w.worker.round_ignored()));
+        } else {
+            time(rounds, || w.worker.round_ignored());
+        }
+        return;
+    }
     for (name, flows) in [("1", 1), ("1k", 1000), ("64k", 64_000), ("1m", 1_000_000), ("4m", 4_000_000)] {
         let mut bare = Bare::new(Loop::new(order(flows).into_iter().map(|flow| packet(flow, 0x10))), flows, macs());
         let mut direct = walk(flows, flows.max(1024), 0x10, false, unlimited);

@@ -23,19 +23,8 @@ impl Signal {
     /// for, so RST beats FIN, and FIN beats SYN: what closes never opens.
     #[inline]
     pub const fn from_tcp_flags(flags: u8) -> Self {
-        const FIN: u8 = 0x01;
-        const SYN: u8 = 0x02;
-        const RST: u8 = 0x04;
-        const ACK: u8 = 0x10;
-        if flags & RST != 0 {
-            Self::Rst
-        } else if flags & FIN != 0 {
-            Self::Fin
-        } else if flags & (SYN | ACK) == SYN {
-            Self::Syn
-        } else {
-            Self::Segment
-        }
+        // By table: which flags come next cannot be predicted.
+        BY_FLAGS[(flags & (FIN | SYN | RST | ACK)) as usize]
     }
 
     /// The state in which a flow that nobody has seen before begins with this packet; `None`: it does not.
@@ -56,12 +45,42 @@ impl Signal {
         matches!(self, Self::Syn | Self::Datagram)
     }
 
+    /// Whether a flow in this phase stays in it on this packet; never for a slot that has no flow.
+    #[inline(always)]
+    pub(super) fn keeps(self, phase: usize) -> bool {
+        KEEPS[self as usize] >> (phase & 7) & 1 != 0
+    }
+
     /// The phase that follows this one on this packet; `AFRESH`: the packet is the first of another flow.
     #[inline]
     pub(super) fn next(self, phase: usize) -> u8 {
         NEXT[self as usize][phase & 7]
     }
 }
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+const BY_FLAGS: [Signal; 1 + (FIN | SYN | RST | ACK) as usize] = {
+    let mut signals = [Signal::Segment; 1 + (FIN | SYN | RST | ACK) as usize];
+    let mut flags = 0;
+    while flags < signals.len() {
+        let bits = flags as u8;
+        signals[flags] = if bits & RST != 0 {
+            Signal::Rst
+        } else if bits & FIN != 0 {
+            Signal::Fin
+        } else if bits & (SYN | ACK) == SYN {
+            Signal::Syn
+        } else {
+            Signal::Segment
+        };
+        flags += 1;
+    }
+    signals
+};
 
 /// No state: the old flow is over and a new one begins.
 pub(super) const AFRESH: u8 = 0;
@@ -86,6 +105,23 @@ const NEXT: [[u8; 8]; 5] = {
         // Datagram.
         [0, 0, 0, E, T, C, S, S],
     ]
+};
+
+/// By signal: the phases that stay as they are, a bit each.
+const KEEPS: [u8; 5] = {
+    let mut keeps = [0; 5];
+    let mut signal = 0;
+    while signal < keeps.len() {
+        let mut phase = FlowState::Embryonic as usize;
+        while phase < 8 {
+            if NEXT[signal][phase] as usize == phase {
+                keeps[signal] |= 1 << phase;
+            }
+            phase += 1;
+        }
+        signal += 1;
+    }
+    keeps
 };
 
 #[cfg(test)]
