@@ -38,9 +38,8 @@ impl Loop {
     pub(super) fn new(packets: impl ExactSizeIterator<Item = Vec<u8>>) -> Self {
         let size = NonZeroUsize::new((packets.len() * CHUNK).next_multiple_of(1 << 21)).expect("packets");
         // SAFETY: a fresh private mapping is nobody else's.
-        let memory = unsafe {
-            mmap_anonymous(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)
-        };
+        let memory =
+            unsafe { mmap_anonymous(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE) };
         let memory = memory.expect("memory");
         // SAFETY: the range is the mapping's; the advice changes nothing but its pages' size. Without huge pages it is
         // merely slower.

@@ -46,13 +46,14 @@ pub struct Glance {
 pub fn glance(frame: &[u8]) -> Option<Glance> {
     let head: &[u8; LENGTH] = frame.first_chunk()?;
     // EtherType IPv4, version 4, header length 5 words; the type of service may be any.
-    if long(head, ETHER_TYPE) & 0xffff_ff00 != 0x0800_4500 {
+    if word(head, ETHER_TYPE) & 0x00ff_ffff != u32::from_le_bytes([0x08, 0x00, 0x45, 0]) {
         return None;
     }
     let length = short(head, TOTAL_LENGTH);
     let payload = length.checked_sub(IPV4)?;
-    // "More fragments" and the fragment offset; "don't fragment" may be set.
-    if usize::from(length) > frame.len() - ETHERNET || short(head, FRAGMENT) & 0x3fff != 0 {
+    /// "More fragments" and the fragment offset; "don't fragment" may be set.
+    const FRAGMENT_BITS: u16 = u16::from_le_bytes([0x3f, 0xff]);
+    if usize::from(length) > frame.len() - ETHERNET || half(head, FRAGMENT) & FRAGMENT_BITS != 0 {
         return None;
     }
     let signal = match i32::from(head[PROTOCOL]) {
@@ -83,6 +84,17 @@ pub fn glance(frame: &[u8]) -> Option<Glance> {
     Some(Glance { key, length, signal })
 }
 
+/// Bytes as they lie in memory: comparing them with a constant needs no swapping.
+#[inline(always)]
+fn word(head: &[u8; LENGTH], at: usize) -> u32 {
+    u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
+}
+
+#[inline(always)]
+fn half(head: &[u8; LENGTH], at: usize) -> u16 {
+    u16::from_le_bytes([head[at], head[at + 1]])
+}
+
 #[inline(always)]
 fn short(head: &[u8; LENGTH], at: usize) -> u16 {
     u16::from_be_bytes([head[at], head[at + 1]])
@@ -102,7 +114,8 @@ mod tests {
 
     /// A frame that `glance` reads, with `changes` of single bytes.
     fn frame(protocol: u8, payload: usize, changes: &[(usize, u8)]) -> Vec<u8> {
-        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 0, 0, 7, 0x40, 0, 64, protocol, 0, 0];
+        let mut frame =
+            vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 0, 0, 7, 0x40, 0, 64, protocol, 0, 0];
         frame.extend([192, 0, 2, 1, 203, 0, 113, 2, 0x9c, 0x40, 0, 80]);
         match protocol {
             6 => frame.extend([0, 0, 0, 1, 0, 0, 0, 2, 5 << 4, 0x10, 0xff, 0xff, 0, 0, 0, 0]),

@@ -87,8 +87,8 @@ pub struct Passenger {
     place: Place,
     /// Length of the IPv4 packet, header included, bytes.
     length: u16,
-    /// What it says about the flow; `None`: it is an ICMP error, and says nothing.
-    signal: Option<Signal>,
+    /// What it says about the flow.
+    signal: Signal,
     /// Length of the frame, bytes.
     frame_length: u32,
 }
@@ -99,7 +99,7 @@ pub struct Passenger {
 pub fn prepare(state: &State<'_>, frame: &[u8], ingress: Ingress, prepared: &mut Prepared) {
     match glance(frame) {
         Some(Glance { key, length, signal }) if ingress.is_destination_of(frame) => {
-            to_vip(state, frame, &key, (Some(signal), length), prepared);
+            to_vip(state, frame, &key, (signal, length), prepared);
         }
         _ => prepare_rest(state, frame, ingress, prepared),
     }
@@ -119,10 +119,12 @@ fn prepare_rest(state: &State<'_>, frame: &[u8], ingress: Ingress, prepared: &mu
                 libc::IPPROTO_TCP => Signal::from_tcp_flags(flags),
                 _ => Signal::Datagram,
             };
-            return to_vip(state, frame, &key, (Some(signal), length), prepared);
+            return to_vip(state, frame, &key, (signal, length), prepared);
         }
         Ok(Parsed::Icmp(icmp)) => match icmp::concern(tables, frame, &icmp) {
-            icmp::Concern::Flow(flow) => return to_vip(state, frame, &flow, (None, icmp.packet_length), prepared),
+            icmp::Concern::Flow(flow) => {
+                return to_vip(state, frame, &flow, (Signal::Error, icmp.packet_length), prepared);
+            }
             icmp::Concern::Nobody(verdict) => verdict,
         },
     });
@@ -130,13 +132,7 @@ fn prepare_rest(state: &State<'_>, frame: &[u8], ingress: Ingress, prepared: &mu
 
 /// Which VIP, and where its flow would be found.
 #[inline(always)]
-fn to_vip(
-    state: &State<'_>,
-    frame: &[u8],
-    flow: &FlowKey,
-    (signal, length): (Option<Signal>, u16),
-    prepared: &mut Prepared,
-) {
+fn to_vip(state: &State<'_>, frame: &[u8], flow: &FlowKey, (signal, length): (Signal, u16), prepared: &mut Prepared) {
     let tables = state.tables;
     let Some((vip, any_port)) = tables.services.lookup(flow) else {
         let known = tables.vip_address(flow.destination).is_some();
@@ -175,13 +171,13 @@ fn known<'a, 'p>(
     let Prepared::ToMember(passenger) = prepared else { return None };
     let tables = state.tables;
     let vip = tables.vips.get(usize::from(passenger.key.vip().0))?;
-    let asked = (passenger.signal.unwrap_or(Signal::Segment), now, &vip.timeouts);
+    let asked = (passenger.signal, now, &vip.timeouts);
     let id = state.flows.v4.known(passenger.place, &passenger.key, asked)?;
     let member = tables.members.get(id.0 as usize)?;
     obstacle(tables, packet, passenger, member).is_none().then_some((passenger, id, member))
 }
 
-#[inline(never)]
+#[inline(always)]
 fn decide_anew(state: &State<'_>, packet: &Packet<'_>, prepared: &Prepared, now: Now) -> Decision {
     let passenger = match prepared {
         Prepared::ToMember(passenger) => passenger,
@@ -203,6 +199,7 @@ fn decide_anew(state: &State<'_>, packet: &Packet<'_>, prepared: &Prepared, now:
 }
 
 #[cold]
+#[inline(never)]
 fn decide_rest(packet: &Packet<'_>, verdict: Verdict) -> Decision {
     let mut decision = Decision::plain(verdict);
     if verdict == Verdict::Drop(DropReason::ArpConflict) {
@@ -212,25 +209,23 @@ fn decide_rest(packet: &Packet<'_>, verdict: Verdict) -> Decision {
 }
 
 /// Seen before? If so its member, as long as that can be reached; else one that the flow is hashed to.
+#[inline(always)]
 fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, now: Now) -> (Option<MemberId>, FlowEffect) {
     let Passenger { key, place, signal, .. } = passenger;
-    // An error says nothing about its flow's state, and what a segment would is not carried out.
-    let asked = signal.unwrap_or(Signal::Segment);
-    match state.flows.v4.lookup(*place, key, (asked, now, &vip.timeouts)) {
+    match state.flows.v4.lookup(*place, key, (*signal, now, &vip.timeouts)) {
         Lookup::Hit(hit) if state.tables.is_reachable(hit.member) => {
-            let is_news = hit.is_news && signal.is_some();
-            (Some(hit.member), if is_news { FlowEffect::Advance } else { FlowEffect::None })
+            (Some(hit.member), if hit.is_news { FlowEffect::Advance } else { FlowEffect::None })
         }
         lookup => choose_anew(state.tables, vip, passenger, lookup),
     }
 }
 
-#[inline(never)]
+#[inline]
 fn choose_anew(tables: &Tables, vip: &Vip, passenger: &Passenger, lookup: Lookup) -> (Option<MemberId>, FlowEffect) {
     let member = select::select(tables.seed, &vip.slots, &passenger.flow(vip));
-    let begins = passenger.signal.is_some_and(|signal| signal.begins_as().is_some());
+    let begins = passenger.signal.begins_as().is_some();
     let effect = match lookup {
-        Lookup::Hit(_) if passenger.signal.is_some() => FlowEffect::Rebind,
+        Lookup::Hit(_) if passenger.signal != Signal::Error => FlowEffect::Rebind,
         Lookup::Miss if begins => FlowEffect::Insert,
         Lookup::Over if begins => FlowEffect::TakeOver,
         _ => FlowEffect::None,
@@ -335,6 +330,7 @@ fn conclude_anew<P: Port>(
 
 /// Makes a decision's effects happen: enters the flow, and counts. `length` is the frame's, in bytes. The verdict is
 /// the decision's, unless another worker has entered the same flow meanwhile: then that one's member holds.
+#[inline]
 pub fn apply(
     decision: &Decision,
     (prepared, length): (&Prepared, usize),
@@ -376,7 +372,7 @@ fn remember(
     now: Now,
 ) -> MemberId {
     let State { tables, flows } = state;
-    let Some(signal) = passenger.signal else { return member };
+    let signal = passenger.signal;
     let (at, counters) = ((passenger.place, &passenger.key), ledger.counters);
     let record = |event| flows.loads.record(event);
     match effect {

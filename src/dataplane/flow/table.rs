@@ -290,7 +290,9 @@ pub(super) fn judge(word: Word, (signal, now, timeouts): Packet<'_>) -> Lookup {
             let age = now.since(word.tick());
             let is_over = signal.is_first_after_expiry() && timeouts.is_expired(phase, age);
             match FlowState::from_bits(next) {
-                Some(next) if !is_over => hit(next, next != state || timeouts.is_stale(phase, age)),
+                Some(next) if !is_over => {
+                    hit(next, signal.is_of_its_flow() && (next != state || timeouts.is_stale(phase, age)))
+                }
                 _ => Lookup::Over,
             }
         }
