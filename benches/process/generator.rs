@@ -16,6 +16,8 @@ const HEADROOM: usize = 64;
 /// A frame.
 pub(super) struct Frame {
     chunk: Box<Chunk>,
+    /// Where the packet begins when it comes in.
+    origin: u16,
     start: u16,
     end: u16,
 }
@@ -32,20 +34,23 @@ impl Loop {
     pub(super) fn new(packets: impl Iterator<Item = Vec<u8>>) -> Self {
         let frame = |packet: Vec<u8>| {
             let mut chunk = Box::new(Chunk([0; 128]));
-            chunk.0[HEADROOM..HEADROOM + packet.len()].copy_from_slice(&packet);
-            Frame { chunk, start: HEADROOM as u16, end: (HEADROOM + packet.len()) as u16 }
+            // What is longer than a line has less headroom.
+            let start = HEADROOM.min(chunk.0.len() - packet.len());
+            chunk.0[start..start + packet.len()].copy_from_slice(&packet);
+            Frame { chunk, origin: start as u16, start: start as u16, end: (start + packet.len()) as u16 }
         };
         let waiting: VecDeque<_> = packets.map(frame).collect();
         let first = &waiting[0];
-        let ethernet = first.chunk.0[HEADROOM..].first_chunk().copied().unwrap_or_default();
+        let ethernet = first.chunk.0[usize::from(first.start)..].first_chunk().copied().unwrap_or_default();
         Self { waiting, ethernet }
     }
 
     /// Puts frames at the end of the loop.
     pub(super) fn give_back(&mut self, frames: impl Iterator<Item = Frame>) {
         for mut frame in frames {
-            frame.start = HEADROOM as u16;
-            frame.chunk.0[HEADROOM..HEADROOM + 14].copy_from_slice(&self.ethernet);
+            frame.start = frame.origin;
+            let start = usize::from(frame.start);
+            frame.chunk.0[start..start + 14].copy_from_slice(&self.ethernet);
             self.waiting.push_back(frame);
         }
     }
