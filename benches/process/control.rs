@@ -70,7 +70,7 @@ impl Sweep {
         Self { flows, hand }
     }
 
-    /// CPU time of one time round, and how many lines there are. Nothing expires: that is what nearly all rounds find.
+    /// CPU time of once round, and how many lines there are. Nothing expires: that is what nearly all rounds find.
     pub(super) fn round(&mut self) -> (Duration, u64) {
         let (flows, hand) = (&self.flows, &mut self.hand);
         let (lines, now) = (flows.v4.lines(), flows.now());
@@ -138,7 +138,7 @@ impl Swap {
         let slots: Vec<Arc<[MemberId]>> = (0..VIPS).map(pool).collect();
         let copies: Vec<_> = (1..=COPIES).map(|generation| Arc::new(many(generation, &slots))).collect();
         let mut dice = Dice(11);
-        let frames = (0..65_536).map(|flow| tcp_to(vip(dice.roll(u64::from(VIPS)) as u32), flow, ACK));
+        let frames = (0..65_536_u32).map(|flow| tcp_to(vip(dice.roll(u64::from(VIPS)) as u32), flow.into(), ACK));
         let members = (VIPS * MEMBERS_EACH) as usize;
         let flows = FlowTable::new(1 << 17, members).expect("memory").0;
         let counters = Arc::new(Counters::new(VIPS as usize, members));
@@ -151,8 +151,8 @@ impl Swap {
         Self { walk, copies, published: 0 }
     }
 
-    /// How much longer the round in which new tables are taken is than the one before it, in nanoseconds. (Not CPU time: the
-    /// kernel is not asked twice in eight microseconds. Medians leave out the rounds that were interrupted.)
+    /// How much longer the round in which new tables are taken is than the one before it, in nanoseconds. (Not CPU
+    /// time: asking the kernel would disturb rounds of a few microseconds. Medians leave out the interrupted ones.)
     pub(super) fn difference(&mut self) -> f64 {
         for _ in 0..BETWEEN {
             self.walk.round();

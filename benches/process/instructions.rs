@@ -19,7 +19,7 @@ use super::walk::Forward;
 const PACKETS: u64 = 200_000;
 
 /// How much more than the baseline a case may take, per cent. The connection table's secret is another in every run, so
-/// its flows lie differently: that moves some cases by up to 0.2 %. A change of the code that matters moves them by more.
+/// its flows lie differently: that moves `new` by up to 1 %, and the others by up to 0.2 %.
 const TOLERANCE: f64 = 3.0;
 
 /// What is committed.

@@ -65,6 +65,12 @@ impl Template {
         Self { header, sum, varying: source.varying }
     }
 
+    /// Whether flows differ in the outer source.
+    #[inline]
+    pub(super) fn varies(&self) -> bool {
+        self.varying != 0
+    }
+
     /// Whether the address is one of the tunnel's ends, ours or the member's: no packet from there may be sent into it
     /// (RFC 2003 §3.2).
     #[inline]
