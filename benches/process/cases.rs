@@ -211,9 +211,10 @@ impl Process {
         let at_least = |number: u64, percent: f64| number as f64 >= received as f64 * percent / 100.0;
         let holds = match self.kind {
             Kind::Bare => true,
-            // 99.5 % of a full table's flows fit; the rest is looked for and hashed.
-            Kind::Established => at_least(received - begun - without_room, 99.5),
-            Kind::New => at_least(begun, 99.5),
+            // Of as many flows as a table is for, a few in a thousand do not fit: they are looked for and hashed. (How
+            // many is what the bench `flow` prints.)
+            Kind::Established => at_least(received - begun - without_room, 99.0),
+            Kind::New => at_least(begun, 99.0),
             // In a slow run the budget is worth more packets.
             Kind::Flood => at_least(over_budget, 80.0),
             Kind::Thrash => at_least(begun + without_room, 90.0),
