@@ -29,12 +29,14 @@ pub(super) struct Loop {
     waiting: VecDeque<Frame>,
     memory: NonNull<u8>,
     size: NonZeroUsize,
+    /// Where in its chunk every packet comes in: at a line's start, if a line is enough for it.
+    origin: usize,
     /// What a frame's Ethernet header is when it comes in again.
     ethernet: [u8; 14],
 }
 
 impl Loop {
-    /// These packets, one frame each, come in over and over.
+    /// These packets, all of one length, one frame each, come in over and over.
     pub(super) fn new(packets: impl ExactSizeIterator<Item = Vec<u8>>) -> Self {
         let size = NonZeroUsize::new((packets.len() * CHUNK).next_multiple_of(1 << 21)).expect("packets");
         // SAFETY: a fresh private mapping is nobody else's.
@@ -44,10 +46,12 @@ impl Loop {
         // SAFETY: the range is the mapping's; the advice changes nothing but its pages' size. Without huge pages it is
         // merely slower.
         let _ = unsafe { madvise(memory, size.get(), MmapAdvise::MADV_HUGEPAGE) };
-        let mut port = Self { waiting: VecDeque::new(), memory: memory.cast(), size, ethernet: [0; 14] };
+        let mut port =
+            Self { waiting: VecDeque::new(), memory: memory.cast(), size, origin: HEADROOM, ethernet: [0; 14] };
         for (index, packet) in packets.enumerate() {
-            assert!(packet.len() <= CHUNK - HEADROOM, "the packet fits its line");
-            let mut frame = Frame { at: (index * CHUNK + HEADROOM) as u32, length: packet.len() as u32 };
+            assert!(packet.len() <= CHUNK, "the packet fits its chunk");
+            port.origin = HEADROOM.min(CHUNK - packet.len());
+            let mut frame = Frame { at: (index * CHUNK + port.origin) as u32, length: packet.len() as u32 };
             port.bytes_mut(&mut frame).copy_from_slice(&packet);
             port.ethernet.copy_from_slice(&packet[..14]);
             port.waiting.push_back(frame);
@@ -60,7 +64,7 @@ impl Loop {
     pub(super) fn give_back(&mut self, frames: &mut Vec<Frame>) {
         for frame in frames.iter_mut() {
             // What has grown shrinks again.
-            let start = frame.at / CHUNK as u32 * CHUNK as u32 + HEADROOM as u32;
+            let start = frame.at / CHUNK as u32 * CHUNK as u32 + self.origin as u32;
             frame.length -= start - frame.at;
             frame.at = start;
             let ethernet = self.ethernet;
