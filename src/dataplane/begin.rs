@@ -14,7 +14,7 @@ pub(super) type Choice = (Result<MemberId, DropReason>, FlowEffect);
 /// For a packet whose flow the connection table does not know, or knows with a member that cannot be reached.
 #[inline(never)]
 pub(super) fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup: Lookup) -> Choice {
-    let begins = passenger.signal.is_some_and(|signal| signal.begins_as().is_some());
+    let begins = passenger.signal.begins_as().is_some();
     match lookup {
         Lookup::Hit(hit) => choose_for_lost(state, vip, passenger, hit),
         Lookup::Miss | Lookup::Over if passenger.opens() => choose_for_new(state, vip, passenger, lookup),
@@ -46,7 +46,7 @@ fn choose_for_lost(state: &State<'_>, vip: &Vip, passenger: &Passenger, hit: Hit
         FlowState::Embryonic => OnMemberDown::Reselect,
         _ => vip.pool.on_member_down(),
     };
-    let effect = |effect| if passenger.signal.is_some() { effect } else { FlowEffect::None };
+    let effect = |effect| if passenger.signal == Signal::Error { FlowEffect::None } else { effect };
     match policy {
         OnMemberDown::Reselect => (hashed(state, vip, passenger), effect(FlowEffect::Rebind)),
         OnMemberDown::Keep => (Err(DropReason::MemberDownKept), FlowEffect::None),
@@ -113,7 +113,7 @@ pub(super) fn forget(passenger: &Passenger, state: &State<'_>, ledger: &Ledger<'
     let State { tables, flows } = state;
     let timeouts = tables.timeouts_of_vip(passenger.vip());
     let at = (passenger.place, &passenger.key);
-    let asked = (passenger.signal.unwrap_or(Signal::Segment), now, timeouts);
+    let asked = (passenger.signal, now, timeouts);
     let Lookup::Hit(hit) = flows.v4.lookup(at.0, at.1, asked) else { return };
     let record = |event| flows.loads.record(event);
     if !tables.is_reachable(hit.member) && flows.v4.forget(at, hit.member, now, record) {
