@@ -16,7 +16,7 @@ pub(super) type Choice = (Result<MemberId, DropReason>, FlowEffect);
 /// For a packet whose flow the connection table does not know, or knows with a member that cannot be reached.
 #[inline(never)]
 pub(super) fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup: Lookup, now: Now) -> Choice {
-    let begins = passenger.signal.is_some_and(|signal| signal.begins_as().is_some());
+    let begins = passenger.signal.begins_as().is_some();
     let policy = policy(state, passenger);
     let hashed = || client_member(state, vip, passenger, now).map_or_else(|| hashed(state, vip, passenger), Ok);
     match lookup {
@@ -69,7 +69,7 @@ fn choose_for_lost(
         FlowState::Embryonic => OnMemberDown::Reselect,
         _ => vip.pool.on_member_down(),
     };
-    let effect = |effect| if passenger.signal.is_some() { effect } else { FlowEffect::None };
+    let effect = |effect| if passenger.signal == Signal::Error { FlowEffect::None } else { effect };
     match policy {
         OnMemberDown::Reselect => (hashed(), effect(FlowEffect::Rebind)),
         OnMemberDown::Keep => (Err(DropReason::MemberDownKept), FlowEffect::None),
@@ -198,7 +198,7 @@ pub(super) fn forget(passenger: &Passenger, state: &State<'_>, ledger: &Ledger<'
     let State { tables, flows } = state;
     let timeouts = tables.timeouts_of_vip(passenger.vip());
     let at = (passenger.place, &passenger.key);
-    let asked = (passenger.signal.unwrap_or(Signal::Segment), now, timeouts);
+    let asked = (passenger.signal, now, timeouts);
     let Lookup::Hit(hit) = flows.v4.lookup(at.0, at.1, asked) else { return };
     let record = |event| flows.loads.record(event, &tables.limits);
     if !tables.is_reachable(hit.member) && flows.v4.forget(at, hit.member, now, record) {

@@ -8,13 +8,14 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use crossbeam::queue::ArrayQueue;
 use pointsman::dataplane::counters::Counters;
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowTable, NewFlowBudget, Now, Timeouts};
 use pointsman::dataplane::limits::Limits;
 use pointsman::dataplane::port::Port;
 use pointsman::dataplane::port::memory::{self, MemoryPort};
-use pointsman::dataplane::process::{Ledger, NOTHING, Packet, State, apply, carry_out, decide, prepare};
+use pointsman::dataplane::process::{Ingress, Ledger, NOTHING, Packet, State, apply, carry_out, decide, prepare};
 use pointsman::dataplane::schedule::{Candidate, OnMemberDown, Pool, Scheduler};
 use pointsman::dataplane::select::Seed;
 use pointsman::dataplane::service::{Destination, ServiceTable};
@@ -271,17 +272,28 @@ pub fn flows() -> FlowTable {
 
 /// What the walk decides about a frame, what it sends then, and what the table remembers of it.
 pub fn walk_with(tables: &Tables, flows: &FlowTable, bytes: &[u8], now: Now) -> (Decision, Option<Vec<u8>>) {
+    let mut budget = NewFlowBudget::new(1000, now);
+    walk_within((tables, flows), &mut budget, bytes, now)
+}
+
+/// The same with a budget for new flows.
+pub fn walk_within(
+    (tables, flows): (&Tables, &FlowTable),
+    budget: &mut NewFlowBudget,
+    bytes: &[u8],
+    now: Now,
+) -> (Decision, Option<Vec<u8>>) {
     let (port, ingress) = (MemoryPort::new(1), InterfaceId(0));
     let mut frame = memory::frames(1, 2048).remove(0);
     assert!(port.write(&mut frame, bytes));
     let state = State { tables, flows };
     let packet = Packet { frame: port.bytes(&frame), ingress, headroom: port.headroom(&frame) };
     let mut prepared = NOTHING;
-    prepare(&state, &packet, &mut prepared);
+    prepare(&state, packet.frame, Ingress::by(packet.ingress, tables), &mut prepared);
     let decision = decide(&state, &packet, &prepared, now);
     let counters = Counters::new(5, 200);
-    let mut budget = NewFlowBudget::new(1000, now);
-    let mut ledger = Ledger { counters: &counters, budget: &mut budget };
+    let conflicts = ArrayQueue::new(1);
+    let mut ledger = Ledger { counters: &counters, budget, conflicts: &conflicts };
     let verdict = apply(&decision, (&prepared, bytes.len()), &state, &mut ledger, now);
     let egress = carry_out((verdict, &prepared), (&port, &mut frame), tables, ingress);
     (decision, egress.map(|_| port.bytes(&frame).to_vec()))

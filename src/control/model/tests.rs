@@ -764,14 +764,14 @@ persistence = { timeout = "14d" }"#,
         r#"protocol = "tcp""#,
         r#"protocol = "tcp"
 persistence = { netmask = 0 }"#,
-        &[r#"web.toml:8:27: vip[0].persistence.netmask: 0 is less than 1 (allowed: 1 to 32)"#],
+        &["web.toml:8:27: vip[0].persistence.netmask: 0 is less than 1 (allowed: 1 to 32)"],
     ),
     (
         "a netmask of too many bits",
         r#"protocol = "tcp""#,
         r#"protocol = "tcp"
 persistence = { netmask = 33 }"#,
-        &[r#"web.toml:8:27: vip[0].persistence.netmask: 33 is more than 32 (allowed: 1 to 32)"#],
+        &["web.toml:8:27: vip[0].persistence.netmask: 33 is more than 32 (allowed: 1 to 32)"],
     ),
     (
         "LVS's way to write a netmask",
@@ -794,30 +794,30 @@ persistence = { netmask = "255.0.255.0" }"#,
         r#"protocol = "tcp""#,
         r#"protocol = "tcp"
 persistence = { time = "5m" }"#,
-        &[r#"web.toml:8:17: vip[0].persistence.time: unknown key (allowed: timeout, netmask)"#],
+        &["web.toml:8:17: vip[0].persistence.time: unknown key (allowed: timeout, netmask)"],
     ),
     (
         "room for too few clients",
-        r#"[[interface]]"#,
-        r#"[dataplane]
+        "[[interface]]",
+        r"[dataplane]
 persistence_v4 = 1
 
-[[interface]]"#,
-        &[r#"web.toml:2:18: dataplane.persistence_v4: 1 is less than 1024 (allowed: 1024 to 268435456)"#],
+[[interface]]",
+        &["web.toml:2:18: dataplane.persistence_v4: 1 is less than 1024 (allowed: 1024 to 268435456)"],
     ),
     (
         "a limit of no connections",
         r#"protocol = "tcp""#,
         r#"protocol = "tcp"
 connection_limit = 0"#,
-        &[r#"web.toml:8:20: vip[0].connection_limit: 0 is less than 1 (allowed: 1 to 268435456)"#],
+        &["web.toml:8:20: vip[0].connection_limit: 0 is less than 1 (allowed: 1 to 268435456)"],
     ),
     (
         "a limit beyond any table",
         r#"protocol = "tcp""#,
         r#"protocol = "tcp"
 connection_limit = 268_435_457"#,
-        &[r#"web.toml:8:20: vip[0].connection_limit: 268435457 is more than 268435456 (allowed: 1 to 268435456)"#],
+        &["web.toml:8:20: vip[0].connection_limit: 268435457 is more than 268435456 (allowed: 1 to 268435456)"],
     ),
     (
         "one packet of TCP",
@@ -835,7 +835,7 @@ one_packet = true"#,
 one_packet = true
 connection_limit = 5"#,
         &[
-            r#"web.toml:9:20: vip[0].connection_limit: one_packet = true keeps no flows that could be limited (allowed with it: no such key)"#,
+            "web.toml:9:20: vip[0].connection_limit: one_packet = true keeps no flows that could be limited (allowed with it: no such key)",
         ],
     ),
     (
@@ -867,7 +867,7 @@ timeouts = { tcp_syn = "0s" }"#,
         r#"address = "203.0.113.5"
 lower_threshold = 5"#,
         &[
-            r#"web.toml:21:19: pool[0].member[1].lower_threshold: there is no upper_threshold beside it (allowed: both, upper_threshold alone, or neither)"#,
+            "web.toml:21:19: pool[0].member[1].lower_threshold: there is no upper_threshold beside it (allowed: both, upper_threshold alone, or neither)",
         ],
     ),
     (
@@ -877,7 +877,7 @@ lower_threshold = 5"#,
 lower_threshold = 6
 upper_threshold = 5"#,
         &[
-            r#"web.toml:21:19: pool[0].member[1].lower_threshold: 6 is more than upper_threshold (also at line 22; allowed: 1 to 5)"#,
+            "web.toml:21:19: pool[0].member[1].lower_threshold: 6 is more than upper_threshold (also at line 22; allowed: 1 to 5)",
         ],
     ),
     (
@@ -886,7 +886,7 @@ upper_threshold = 5"#,
         r#"address = "203.0.113.5"
 lower_threshold = 6
 upper_threshold = 0"#,
-        &[r#"web.toml:22:19: pool[0].member[1].upper_threshold: 0 is less than 1 (allowed: 1 to 268435456)"#],
+        &["web.toml:22:19: pool[0].member[1].upper_threshold: 0 is less than 1 (allowed: 1 to 268435456)"],
     ),
 ];
 
