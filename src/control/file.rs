@@ -172,7 +172,7 @@ pub(super) struct Persistence {
 impl Persistence {
     fn read(table: &mut Table<'_, '_>) -> Persistence {
         Persistence {
-            timeout: table.with_default("timeout", PersistenceTimeout(Duration::from_secs(5 * 60))),
+            timeout: table.with_default("timeout", PersistenceTimeout(Duration::from_mins(5))),
             netmask: table.with_default("netmask", PrefixLength(32)),
         }
     }

@@ -67,6 +67,13 @@ impl Load {
         self.word() & OVERLOADED != 0
     }
 
+    /// Makes it overloaded or not, whatever counts.
+    #[cfg(test)]
+    pub(super) fn set_overloaded(&self, overloaded: bool) {
+        let bit = if overloaded { OVERLOADED } else { 0 };
+        self.0.store(self.word() & !OVERLOADED | bit, Ordering::Relaxed);
+    }
+
     fn word(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
