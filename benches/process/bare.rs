@@ -42,7 +42,7 @@ impl Bare {
                 line[free + 1].store(1, Ordering::Relaxed);
             }
         }
-        bare.port.give_back(bare.burst.drain(..));
+        bare.port.give_back(&mut bare.burst);
         bare
     }
 
@@ -64,8 +64,8 @@ impl Bare {
         self.port.receive(&mut self.burst, BURST);
         self.read.clear();
         for (at, frame) in self.burst.iter().enumerate() {
-            if let Some(first) = self.burst.get(at + AHEAD).and_then(|ahead| self.port.bytes(ahead).first()) {
-                prefetch(first);
+            if let Some(ahead) = self.burst.get(at + AHEAD) {
+                self.port.prefetch(ahead);
             }
             let (key, line) = self.read(frame);
             prefetch(&self.lines[line]);
