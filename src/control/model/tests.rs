@@ -628,15 +628,6 @@ on_member_down = true"#,
         ],
     ),
     (
-        "what a pool does when a member is down, on a VIP",
-        r#"protocol = "tcp""#,
-        r#"protocol = "tcp"
-on_member_down = "keep""#,
-        &[
-            "web.toml:8:1: vip[0].on_member_down: unknown key (allowed: name, address, protocol, port, pool, announce, enabled, persistence, connection_limit)",
-        ],
-    ),
-    (
         "an unknown way to announce",
         r#"protocol = "tcp""#,
         r#"protocol = "tcp"
