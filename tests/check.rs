@@ -112,7 +112,7 @@ fn json_has_stable_keys() {
             "forward": "dr", "scheduler": "maglev", "announce": "none", "enabled": true,
         }],
         "pools": [{
-            "name": "web", "forward": "dr", "scheduler": "maglev",
+            "name": "web", "forward": "dr", "scheduler": "maglev", "on_member_down": "reselect",
             "members": [{
                 "name": "web1", "address": "203.0.113.4", "port": null, "weight": 1, "enabled": true,
                 "share_percent": 100.0,

@@ -16,7 +16,7 @@ use super::cases::{Dice, cpu_time};
 use super::generator::Loop;
 use super::packet::{ACK, MAC, PORT, client, tcp_to};
 use super::statistics::{Median, median};
-use super::walk::{Forward, Walk, member};
+use super::walk::{Forward, Walk, member, pool};
 
 const FLOWS: u64 = 1_000_000;
 
@@ -118,6 +118,7 @@ fn many(generation: u64, slots: &[Arc<[MemberId]>]) -> Tables {
                 slots: Arc::clone(slots),
                 timeouts: Timeouts::default(),
                 destination: destination(index),
+                pool: pool(index * MEMBERS_EACH..(index + 1) * MEMBERS_EACH),
             })
             .collect(),
         members: (0..VIPS * MEMBERS_EACH).map(|id| member(Forward::Direct, id)).collect(),

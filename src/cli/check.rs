@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::control::model::{ConfigError, Forward, Member, Model, Pool, Vip, VipPort};
+use crate::control::model::{ConfigError, Forward, Member, Model, OnMemberDown, Pool, Scheduler, Vip, VipPort};
 
 /// What `check` is asked.
 #[derive(clap::Args)]
@@ -91,7 +91,12 @@ fn summary(model: &Model) -> String {
     for (index, pool) in model.pools.iter().enumerate() {
         let users: Vec<&str> = model.vips.iter().filter(|vip| vip.pool == index).map(|vip| vip.name.as_str()).collect();
         let users = if users.is_empty() { "used by no VIP".to_owned() } else { format!("for {}", users.join(", ")) };
-        let _ = writeln!(text, "\npool {}: {}, {users}", pool.name, counted(pool.members.len(), "member"));
+        let lost = match pool.on_member_down {
+            OnMemberDown::Reselect => "",
+            OnMemberDown::Keep => ", keeps flows of members that are down",
+            OnMemberDown::Drop => ", drops flows of members that are down",
+        };
+        let _ = writeln!(text, "\npool {}: {}, {users}{lost}", pool.name, counted(pool.members.len(), "member"));
         text.push_str(&member_lines(pool));
     }
     text
@@ -123,7 +128,7 @@ fn member_lines(pool: &Pool) -> String {
             member.name,
             member.address.to_string(),
             member.weight,
-            share_percent(member, whole),
+            share_percent(member, pool.scheduler, whole),
             if member.enabled { "" } else { "  disabled" },
         );
     }
@@ -135,16 +140,22 @@ fn member_lines(pool: &Pool) -> String {
 
 /// The sum of the weights that count.
 fn total_weight(pool: &Pool) -> u64 {
-    pool.members.iter().map(effective_weight).sum()
+    pool.members.iter().map(|member| effective_weight(member, pool.scheduler)).sum()
 }
 
-fn effective_weight(member: &Member) -> u64 {
-    if member.enabled { u64::from(member.weight) } else { 0 }
+fn effective_weight(member: &Member, scheduler: Scheduler) -> u64 {
+    match scheduler {
+        _ if !member.enabled => 0,
+        // They look no further than whether it is 0.
+        Scheduler::RoundRobin | Scheduler::LeastConnections => u64::from(member.weight.min(1)),
+        _ => u64::from(member.weight),
+    }
 }
 
-/// What part of new flows the member can expect while all enabled members are up.
-fn share_percent(member: &Member, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { effective_weight(member) as f64 * 100.0 / whole as f64 }
+/// What part of new flows the member can expect while all enabled members are up; where flows are counted, if all last
+/// equally long.
+fn share_percent(member: &Member, scheduler: Scheduler, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { effective_weight(member, scheduler) as f64 * 100.0 / whole as f64 }
 }
 
 /// What `--json` prints.
@@ -214,6 +225,7 @@ struct PoolReport<'m> {
     name: &'m str,
     forward: String,
     scheduler: String,
+    on_member_down: String,
     members: Vec<MemberReport<'m>>,
 }
 
@@ -290,6 +302,7 @@ impl<'m> PoolReport<'m> {
             name: &pool.name,
             forward: pool.forward.to_string(),
             scheduler: pool.scheduler.to_string(),
+            on_member_down: pool.on_member_down.to_string(),
             members: pool
                 .members
                 .iter()
@@ -299,7 +312,7 @@ impl<'m> PoolReport<'m> {
                     port: member.port,
                     weight: member.weight,
                     enabled: member.enabled,
-                    share_percent: share_percent(member, whole),
+                    share_percent: share_percent(member, pool.scheduler, whole),
                 })
                 .collect(),
         }

@@ -12,6 +12,7 @@ use super::model::{Announce, Forward, Member, Model, Pool, Protocol, VipPort};
 use super::neighbor::{Network, NextHop, Unresolved};
 use crate::dataplane::encap::{OUTER_LENGTH, Source, Template};
 use crate::dataplane::flow::Timeouts;
+use crate::dataplane::schedule::{self, Pool as TablePool};
 use crate::dataplane::select::Seed;
 use crate::dataplane::service::{Destination, ServiceTable};
 use crate::dataplane::tables::{
@@ -27,11 +28,12 @@ pub struct Plan {
     layouts: Vec<(Layout, Option<Laid>)>,
 }
 
-/// A pool's slots and the usable members that they came from.
-#[derive(Debug)]
+/// What a pool's usable members come to.
+#[derive(Debug, Clone)]
 struct Laid {
     usable: Vec<bool>,
     slots: Arc<[MemberId]>,
+    pool: Arc<TablePool>,
 }
 
 /// What a model and the network's state come to.
@@ -158,14 +160,17 @@ impl Plan {
             .flat_map(|pool| pool.members.iter().map(move |member| (pool, member)))
             .map(|(pool, member)| self.compile_member(pool, member, network, interfaces))
             .unzip();
-        let slots = self.lay(&statuses);
+        let laid = self.lay(&statuses);
         let timeouts = timeouts(&self.model);
         // A disabled VIP keeps its id and its address; it is just not served, and so dropped as that.
         let vips = self
             .model
             .vips
             .iter()
-            .map(|vip| Vip { slots: slots[vip.pool].clone(), timeouts, destination: destination(vip) })
+            .map(|vip| {
+                let Laid { slots, pool, .. } = laid[vip.pool].clone();
+                Vip { slots, timeouts, destination: destination(vip), pool }
+            })
             .collect();
         let served: Vec<(Destination, VipId)> = self
             .model
@@ -194,21 +199,24 @@ impl Plan {
         }
     }
 
-    /// Every pool's slots, made anew only where its usable members have changed.
-    fn lay(&mut self, statuses: &[MemberStatus]) -> Vec<Arc<[MemberId]>> {
+    /// Every pool's slots and candidates, made anew only where its usable members have changed.
+    fn lay(&mut self, statuses: &[MemberStatus]) -> Vec<Laid> {
         let mut rest = statuses;
-        let mut slots = Vec::with_capacity(self.layouts.len());
-        for (pool, (layout, laid)) in self.model.pools.iter().zip(&mut self.layouts) {
+        let mut all = Vec::with_capacity(self.layouts.len());
+        let pools = self.model.pools.iter().zip(first_ids(&self.model));
+        for ((pool, first), (layout, laid)) in pools.zip(&mut self.layouts) {
             let (members, after) = rest.split_at(pool.members.len());
             rest = after;
             let usable: Vec<bool> = members.iter().map(|member| member.state == MemberState::Up).collect();
             if laid.as_ref().is_none_or(|laid| laid.usable != usable) {
                 let is_up = |id: MemberId| statuses.get(id.0 as usize).is_some_and(|one| one.state == MemberState::Up);
-                *laid = Some(Laid { usable, slots: layout.slots(is_up) });
+                let slots = layout.slots(is_up);
+                let pool = Arc::new(schedulable(pool, first, is_up));
+                *laid = Some(Laid { usable, slots, pool });
             }
-            slots.extend(laid.as_ref().map(|laid| Arc::clone(&laid.slots)));
+            all.extend(laid.clone());
         }
-        slots
+        all
     }
 
     fn compile_member(
@@ -349,6 +357,16 @@ fn candidates(pool: &Pool, first: u32) -> Vec<Candidate> {
             id: MemberId(id),
         })
         .collect()
+}
+
+/// The pool as its scheduler sees it: every member, in the file's order, those that get no new flows with weight 0.
+fn schedulable(pool: &Pool, first: u32, is_up: impl Fn(MemberId) -> bool) -> TablePool {
+    let weigh = |(member, id): (&Member, u32)| {
+        let weight = if is_up(MemberId(id)) { member.weight } else { 0 };
+        schedule::Candidate { member: MemberId(id), weight }
+    };
+    let candidates = pool.members.iter().zip(first..).map(weigh).collect();
+    TablePool::new(pool.scheduler, pool.on_member_down, candidates)
 }
 
 fn destination(vip: &super::model::Vip) -> Destination {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::reader::{Field, Table, read_text};
 use super::report::{Errors, Place};
 use super::value::{Core, Flows, InterfaceName, Name, Port, Timeout, TunnelSource, VipPort, Weight};
-use super::word::{Announce, Forward, Protocol, Scheduler, XdpMode, ZeroCopy};
+use super::word::{Announce, Forward, OnMemberDown, Protocol, Scheduler, XdpMode, ZeroCopy};
 
 /// Reads all of `text`; what is wrong with it is in `errors`.
 pub(super) fn read(text: &str, errors: &Errors<'_>) -> File {
@@ -161,6 +161,7 @@ pub(super) struct Pool {
     pub(super) name: Option<Field<Name>>,
     pub(super) forward: Option<Forward>,
     pub(super) scheduler: Option<Scheduler>,
+    pub(super) on_member_down: Option<OnMemberDown>,
     pub(super) members: Vec<Member>,
 }
 
@@ -174,6 +175,7 @@ impl Pool {
             name: table.required("name"),
             forward: table.with_default("forward", Forward::Dr),
             scheduler: table.with_default("scheduler", Scheduler::Maglev),
+            on_member_down: table.with_default("on_member_down", OnMemberDown::Reselect),
             members: table.tables("member", Member::read),
         }
     }

@@ -18,7 +18,7 @@ use crate::dataplane::tables::InterfaceSet;
 
 pub use super::report::ConfigError;
 pub use super::value::{TunnelSource, VipPort};
-pub use super::word::{Announce, Forward, Protocol, Scheduler, XdpMode, ZeroCopy};
+pub use super::word::{Announce, Forward, OnMemberDown, Protocol, Scheduler, XdpMode, ZeroCopy};
 
 /// A configuration that holds together.
 ///
@@ -118,6 +118,8 @@ pub struct Pool {
     pub forward: Forward,
     /// How a new flow's member is chosen.
     pub scheduler: Scheduler,
+    /// What becomes of flows whose member cannot be reached any more.
+    pub on_member_down: OnMemberDown,
     /// In the file's order; never empty.
     pub members: Vec<Member>,
 }
@@ -474,6 +476,7 @@ fn pool_of(pool: file::Pool) -> Option<Pool> {
         name: pool.name?.value.0,
         forward: pool.forward?,
         scheduler: pool.scheduler?,
+        on_member_down: pool.on_member_down?,
         members: pool.members.into_iter().map(member_of).collect::<Option<_>>()?,
     })
 }

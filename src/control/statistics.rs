@@ -64,6 +64,7 @@ impl Statistics {
         line.add("flows.over_budget", sum(&|one| one.flows_over_budget.get()));
         line.add("flows.without_room", sum(&|one| one.flows_without_room.get()));
         line.add("flows.rebound", sum(&|one| one.flows_rebound.get()));
+        line.add("flows.forgotten", sum(&|one| one.flows_forgotten.get()));
         line.add("ring.fill_ring_empty", sum(&|one| one.fill_ring_empty.get()));
         line.add("ring.rx_ring_full", sum(&|one| one.rx_ring_full.get()));
         line.add("ring.rx_dropped", sum(&|one| one.rx_dropped.get()));

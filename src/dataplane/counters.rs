@@ -79,6 +79,8 @@ pub struct Counters {
     pub flows_without_room: Counter,
     /// Flows that were given another member because theirs could not be reached any more.
     pub flows_rebound: Counter,
+    /// Flows that were forgotten because their member could not be reached any more.
+    pub flows_forgotten: Counter,
     /// Times the worker went to sleep for want of packets.
     pub sleeps: Counter,
     /// Frames that the kernel could not deliver for want of free buffers (`rx_fill_ring_empty_descs`).
@@ -116,6 +118,7 @@ impl Counters {
             flows_over_budget: Counter::default(),
             flows_without_room: Counter::default(),
             flows_rebound: Counter::default(),
+            flows_forgotten: Counter::default(),
             sleeps: Counter::default(),
             fill_ring_empty: Counter::default(),
             rx_ring_full: Counter::default(),

@@ -1,7 +1,7 @@
 //! How many flows each member has: written by whoever begins, changes or ends one, so shared by all workers; never
 //! touched by a packet that does none of this.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::flow::{Event, FlowState};
 use super::ids::MemberId;
@@ -11,6 +11,7 @@ use super::ids::MemberId;
 pub struct Load {
     active: AtomicU32,
     inactive: AtomicU32,
+    overloaded: AtomicBool,
 }
 
 /// Every member's.
@@ -22,16 +23,27 @@ pub struct Loads {
 }
 
 impl Load {
-    /// Flows that are established (IPVS: `ActiveConn`).
+    /// Flows of TCP that are established, and all of UDP (IPVS: `ActiveConn`).
     #[inline]
     pub fn active(&self) -> u32 {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// All others: opening and closing ones (IPVS: `InActConn`).
+    /// All others: opening and closing ones of TCP (IPVS: `InActConn`).
     #[inline]
     pub fn inactive(&self) -> u32 {
         self.inactive.load(Ordering::Relaxed)
+    }
+
+    /// Whether it may have no new flows for now, because it has too many (IPVS: `IP_VS_DEST_F_OVERLOAD`).
+    #[inline]
+    pub fn is_overloaded(&self) -> bool {
+        self.overloaded.load(Ordering::Relaxed)
+    }
+
+    /// Says so, or takes it back.
+    pub fn set_overloaded(&self, overloaded: bool) {
+        self.overloaded.store(overloaded, Ordering::Relaxed);
     }
 
     fn of(&self, state: FlowState) -> &AtomicU32 {

@@ -5,7 +5,7 @@
 //!    → glance | parse    bytes → flow key and lengths, or why not
 //!    → service   destination → VIP
 //!    → flow      seen before?
-//!    → select    flow → member
+//!    → select    flow → member; for one that begins, by the pool's `schedule`
 //!    → rewrite | encap   MACs, and an outer header for a tunnel
 //!    → port (tx ring)
 //! ```
@@ -15,6 +15,7 @@
 //! and [`memory`] is `unsafe`.
 
 pub mod arp;
+mod begin;
 pub mod counters;
 pub mod encap;
 pub mod flow;
@@ -27,6 +28,7 @@ pub mod parse;
 pub mod port;
 pub mod process;
 mod rewrite;
+pub mod schedule;
 pub mod select;
 pub mod service;
 pub mod tables;

@@ -6,6 +6,7 @@
 use super::encap::Template;
 use super::flow::{Timeouts, TimeoutsOf};
 pub use super::ids::{InterfaceId, InterfaceSet, MemberId, VipId};
+use super::schedule::Pool;
 use super::select::Seed;
 use super::service::{Destination, ServiceTable};
 
@@ -39,6 +40,8 @@ pub struct Vip {
     pub timeouts: Timeouts,
     /// What it serves.
     pub destination: Destination,
+    /// How its new flows find a member, and what becomes of those that lose theirs.
+    pub pool: std::sync::Arc<Pool>,
 }
 
 /// What is needed to send a packet to one member: one cache line.

@@ -347,7 +347,7 @@ name = "web""#,
         r#"[[pool]]
 name = "web"
 method = "dr""#,
-        &["web.toml:13:1: pool[0].method: unknown key (allowed: name, forward, scheduler, member)"],
+        &["web.toml:13:1: pool[0].method: unknown key (allowed: name, forward, scheduler, on_member_down, member)"],
     ),
     (
         "a key in the wrong letters",
@@ -603,7 +603,44 @@ name = "web""#,
         r#"[[pool]]
 name = "web"
 scheduler = "magleev""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "magleev" is unknown (allowed: "maglev"; did you mean "maglev"?)"#],
+        &[
+            r#"web.toml:13:13: pool[0].scheduler: "magleev" is unknown (allowed: "maglev", "rr", "wrr", "lc", "wlc", "sh", "sed", "nq"; did you mean "maglev"?)"#,
+        ],
+    ),
+    (
+        "a scheduler that IPVS has and we do not",
+        r#"[[pool]]
+name = "web""#,
+        r#"[[pool]]
+name = "web"
+scheduler = "lblc""#,
+        &[
+            r#"web.toml:13:13: pool[0].scheduler: "lblc" is unknown (allowed: "maglev", "rr", "wrr", "lc", "wlc", "sh", "sed", "nq")"#,
+        ],
+    ),
+    (
+        "something else to do when a member is down",
+        r#"[[pool]]
+name = "web""#,
+        r#"[[pool]]
+name = "web"
+on_member_down = "kep""#,
+        &[
+            r#"web.toml:13:18: pool[0].on_member_down: "kep" is unknown (allowed: "reselect", "keep", "drop"; did you mean "keep"?)"#,
+        ],
+    ),
+    (
+        "a scheduler that is no text",
+        r#"[[pool]]
+name = "web""#,
+        r#"[[pool]]
+name = "web"
+scheduler = 1
+on_member_down = true"#,
+        &[
+            r#"web.toml:13:13: pool[0].scheduler: the integer 1 is no string (allowed: "maglev", "rr", "wrr", "lc", "wlc", "sh", "sed", "nq")"#,
+            r#"web.toml:14:18: pool[0].on_member_down: the boolean true is no string (allowed: "reselect", "keep", "drop")"#,
+        ],
     ),
     (
         "an unknown way to announce",
@@ -735,69 +772,6 @@ name = "web""#,
 name = "web"
 forward = "fullnat""#,
         &[r#"web.toml:13:11: pool[0].forward: "fullnat" is not built yet (allowed: "dr", "ipip")"#],
-    ),
-    (
-        "scheduling by rr",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "rr""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "rr" is not built yet (allowed: "maglev")"#],
-    ),
-    (
-        "scheduling by wrr",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "wrr""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "wrr" is not built yet (allowed: "maglev")"#],
-    ),
-    (
-        "scheduling by lc",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "lc""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "lc" is not built yet (allowed: "maglev")"#],
-    ),
-    (
-        "scheduling by wlc",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "wlc""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "wlc" is not built yet (allowed: "maglev")"#],
-    ),
-    (
-        "scheduling by sh",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "sh""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "sh" is not built yet (allowed: "maglev")"#],
-    ),
-    (
-        "scheduling by sed",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "sed""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "sed" is not built yet (allowed: "maglev")"#],
-    ),
-    (
-        "scheduling by nq",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "nq""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "nq" is not built yet (allowed: "maglev")"#],
     ),
     (
         "announcing by vrrp",
@@ -1614,6 +1588,7 @@ fn the_good_one_takes_every_default() {
             name: "web".to_owned(),
             forward: Forward::Dr,
             scheduler: Scheduler::Maglev,
+            on_member_down: OnMemberDown::Reselect,
             members: vec![member("web1", 4), member("web2", 5)],
         }],
     };
@@ -1635,6 +1610,32 @@ fn the_sample_says_everything_and_is_understood() {
     let weights: Vec<_> =
         model.pools.iter().flat_map(|pool| &pool.members).map(|member| (member.weight, member.enabled)).collect();
     assert_eq!(weights, [(1, true), (3, true), (1, true), (1, false), (0, true)]);
+}
+
+#[test]
+fn every_scheduler_and_every_answer_to_a_member_that_is_down() {
+    let pool_with = |line: &str| {
+        let text = good().replace("[[pool]]\n", &format!("[[pool]]\n{line}\n"));
+        let model = Model::parse("web.toml", &text).unwrap_or_else(|errors| panic!("{line}: {errors:?}"));
+        (model.pools[0].scheduler, model.pools[0].on_member_down)
+    };
+    for (word, scheduler) in [
+        ("maglev", Scheduler::Maglev),
+        ("rr", Scheduler::RoundRobin),
+        ("wrr", Scheduler::WeightedRoundRobin),
+        ("lc", Scheduler::LeastConnections),
+        ("wlc", Scheduler::WeightedLeastConnections),
+        ("sh", Scheduler::SourceHash),
+        ("sed", Scheduler::ShortestExpectedDelay),
+        ("nq", Scheduler::NeverQueue),
+    ] {
+        assert_eq!(pool_with(&format!("scheduler = \"{word}\"")), (scheduler, OnMemberDown::Reselect));
+    }
+    for (word, answer) in
+        [("reselect", OnMemberDown::Reselect), ("keep", OnMemberDown::Keep), ("drop", OnMemberDown::Drop)]
+    {
+        assert_eq!(pool_with(&format!("on_member_down = \"{word}\"")), (Scheduler::Maglev, answer));
+    }
 }
 
 /// What looks odd and is allowed.

@@ -78,6 +78,7 @@ use std::io;
 use std::time::Instant;
 
 use super::load::Loads;
+use super::schedule::Turns;
 
 /// What is known of flows: one for the process, shared by all workers.
 #[derive(Debug)]
@@ -86,6 +87,8 @@ pub struct FlowTable {
     pub v4: Table<KeyV4>,
     /// How many of them each member has.
     pub loads: Loads,
+    /// Where the VIPs' round robins stand.
+    pub turns: Turns,
     /// Moment 0 of the clock that all who use the table share.
     epoch: Instant,
 }
@@ -98,7 +101,7 @@ impl FlowTable {
     /// The memory is not there.
     pub fn new(flows_v4: usize, members: usize) -> io::Result<(Self, Hand)> {
         let (v4, hand) = Table::new(flows_v4, false, Secret::random())?;
-        Ok((Self { v4, loads: Loads::new(members), epoch: Instant::now() }, hand))
+        Ok((Self { v4, loads: Loads::new(members), turns: Turns::new(), epoch: Instant::now() }, hand))
     }
 
     /// The moment now: a reading of the monotonic clock.

@@ -238,6 +238,19 @@ impl<K: Key> Table<K> {
         to
     }
 
+    /// Forgets a flow that `member` was to serve; `false`: it is another's by now, or gone.
+    pub fn forget(&self, (place, key): (Place, &K), member: MemberId, now: Now, mut events: impl FnMut(Event)) -> bool {
+        while let Some((slot, word)) = self.find(place, key) {
+            let Some(state) = word.state().filter(|_| word.member() == member) else { return false };
+            let free = Word::free(word.tick().or_later(Tick::at(now)));
+            if self.entries(slot.line).replace(slot.entry as usize, word, free) {
+                events(Event::Ended { member, state });
+                return true;
+            }
+        }
+        false
+    }
+
     /// Every live entry, as it is when the walk comes by; workers are not held up.
     pub fn iter(&self, now: Now) -> impl Iterator<Item = Flow<K>> + '_ {
         let now = Tick::at(now);
