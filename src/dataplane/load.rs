@@ -52,13 +52,13 @@ impl Load {
     /// Flows of TCP that are established, and all of UDP (IPVS: `ActiveConn`).
     #[inline]
     pub fn active(&self) -> u32 {
-        active(self.word()).max(0) as u32
+        count(active(self.word()))
     }
 
     /// All others: opening and closing ones of TCP (IPVS: `InActConn`).
     #[inline]
     pub fn inactive(&self) -> u32 {
-        inactive(self.word()).max(0) as u32
+        count(inactive(self.word()))
     }
 
     /// Whether it may have no new flows for now, because it has too many (IPVS: `IP_VS_DEST_F_OVERLOAD`).
@@ -94,14 +94,19 @@ impl Load {
     }
 }
 
+/// A count as readers want it: never below 0.
+fn count(flows: i64) -> u32 {
+    u32::try_from(flows.max(0)).unwrap_or(u32::MAX)
+}
+
 /// Sign-extends the 31 bits.
 fn active(word: u64) -> i64 {
-    i64::from((word as u32 & !(OVERLOADED as u32)) as i32 >> 1)
+    i64::from((word as u32 & !(OVERLOADED as u32)).cast_signed() >> 1)
 }
 
 /// What is left when the active ones are taken off.
 fn inactive(word: u64) -> i64 {
-    (word.wrapping_sub((active(word) as u64).wrapping_mul(ACTIVE)) as i64) >> 32
+    word.wrapping_sub(active(word).cast_unsigned().wrapping_mul(ACTIVE)).cast_signed() >> 32
 }
 
 /// The rule of `ip_vs_bind_dest` and `ip_vs_unbind_dest` (Linux, `net/netfilter/ipvs/ip_vs_conn.c`).
@@ -137,7 +142,7 @@ impl Loads {
     #[inline]
     pub fn flows_of_vip(&self, vip: VipId) -> u32 {
         let flows = self.vips.get(usize::from(vip.0)).map_or(0, |vip| vip.0.load(Ordering::Relaxed));
-        flows.clamp(0, u32::MAX.into()) as u32
+        count(flows)
     }
 
     /// Takes in what happened to a flow. The table tells each event once, so nothing is lost or counted twice; between

@@ -95,7 +95,7 @@ impl Templates {
 
     /// Clients that are remembered now, each once for every VIP.
     pub fn clients(&self) -> u64 {
-        self.live.load(Ordering::Relaxed).max(0) as u64
+        self.live.load(Ordering::Relaxed).max(0).cast_unsigned()
     }
 
     /// Lines of 64 bytes that the table has.

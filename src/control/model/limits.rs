@@ -19,10 +19,7 @@ pub(super) fn check_vip(vip: &file::Vip, errors: &Errors<'_>) {
             "true is for UDP, and the protocol is \"tcp\" (allowed under \"tcp\": false)".to_owned(),
         );
     } else if let (Some(_), Some(limit)) = (one_packet, &vip.connection_limit) {
-        errors.report(
-            &limit.place,
-            "one_packet = true keeps no flows that could be limited (allowed with it: no such key)".to_owned(),
-        );
+        errors.report(&limit.place, "one_packet = true keeps no flows that could be limited; leave it out".to_owned());
     }
     if let Some(timeouts) = &vip.timeouts {
         check_timeouts(timeouts, protocol.value, errors);

@@ -22,7 +22,10 @@ fn id(index: usize) -> MemberId {
 }
 
 fn pool(scheduler: Scheduler, servers: &[Server]) -> Pool {
-    let candidate = |(index, server): (usize, &Server)| Candidate { member: id(index), weight: server.weight as u16 };
+    let candidate = |(index, server): (usize, &Server)| Candidate {
+        member: id(index),
+        weight: server.weight.try_into().expect("16 bits"),
+    };
     let candidates = servers.iter().enumerate().map(candidate).collect();
     Pool::new(scheduler, OnMemberDown::Reselect, candidates)
 }
@@ -147,9 +150,9 @@ fn workers_never_take_the_same_turn() {
 
 #[test]
 fn the_least_loaded_member_is_found() {
+    use Scheduler::{LeastConnections, NeverQueue, ShortestExpectedDelay, WeightedLeastConnections};
     let loaded = |weight, active, inactive| Server { active, inactive, ..server(weight) };
     let overloaded = Server { overloaded: true, ..server(9) };
-    use Scheduler::{LeastConnections, NeverQueue, ShortestExpectedDelay, WeightedLeastConnections};
     let rows: [(&str, Scheduler, &[Server], Option<usize>); 13] = [
         ("the first of equals", LeastConnections, &[server(1), server(1)], Some(0)),
         ("256 inactive ones are one active", LeastConnections, &[loaded(1, 1, 0), loaded(1, 0, 256)], Some(0)),

@@ -94,7 +94,7 @@ impl Cycle {
     /// Rounds in which nobody has a turn (the heaviest are overloaded) are skipped in one go, so a look at every
     /// member three times is the worst.
     pub(super) fn next(
-        &self,
+        self,
         candidates: &[Candidate],
         at: At,
         may_take: &impl Fn(MemberId) -> bool,
@@ -120,7 +120,7 @@ impl Cycle {
 
     /// The requirement of the round that a position is in. Weights may have changed since it was stored: then the
     /// round that `ip_vs_wrr_dest_changed` goes on with.
-    fn required(&self, at: At) -> u32 {
+    fn required(self, at: At) -> u32 {
         match at.required {
             required if required == 0 || required > self.first => self.first,
             required if self.step > 1 => required / self.step * self.step + 1,
@@ -129,7 +129,7 @@ impl Cycle {
     }
 
     /// The last round that asks for no more than this weight.
-    fn round_of(&self, weight: u32) -> u32 {
+    fn round_of(self, weight: u32) -> u32 {
         weight.saturating_sub(1) / self.step * self.step + 1
     }
 }
