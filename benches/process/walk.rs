@@ -167,9 +167,9 @@ fn establish(flows: &FlowTable, flow: u64) {
     let key = KeyV4::new(address, port, VipId(0), 0);
     let (place, now, timeouts) = (flows.v4.place(&key), flows.now(), Timeouts::default());
     let member = MemberId((flow % u64::from(MEMBERS)) as u32);
-    flows.v4.insert((place, &key), member, (Signal::Syn, now), &timeouts, |event| flows.loads.record(event));
+    flows.v4.insert((place, &key), member, (Signal::Syn, now), &timeouts, |event| flows.loads.record(event, &None));
     let packet = (Signal::Segment, now, &timeouts);
     if let Lookup::Hit(_) = flows.v4.lookup(place, &key, packet) {
-        flows.v4.advance(place, &key, packet, |event| flows.loads.record(event));
+        flows.v4.advance(place, &key, packet, |event| flows.loads.record(event, &None));
     }
 }

@@ -193,8 +193,8 @@ mod tests {
         Event::Changed { member: MEMBER, from, to }
     }
 
-    fn thresholds(upper: u32, lower: Option<u32>) -> Option<Thresholds> {
-        Some(Thresholds { upper: NonZeroU32::new(upper).expect("not 0"), lower: lower.and_then(NonZeroU32::new) })
+    fn thresholds(upper: u32, lower: Option<u32>) -> Thresholds {
+        Thresholds { upper: NonZeroU32::new(upper).expect("not 0"), lower: lower.and_then(NonZeroU32::new) }
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
             (8, None, 8, 5),
             (1, None, 1, 0),
         ] {
-            let (loads, thresholds) = (Loads::new(2, 1), thresholds(upper, lower));
+            let (loads, thresholds) = (Loads::new(2, 1), Some(thresholds(upper, lower)));
             let is_overloaded = || loads.of(MEMBER).is_overloaded();
             for flows in 1..=upper + 2 {
                 // Active and inactive ones count alike.
@@ -263,7 +263,7 @@ mod tests {
         }
         assert!(!loads.of(MEMBER).is_overloaded());
         // Taken away while it was overloaded: relieved by the next flow that begins or ends.
-        loads.record(began(FlowState::Established), &thresholds(10, None));
+        loads.record(began(FlowState::Established), &Some(thresholds(10, None)));
         assert!(loads.of(MEMBER).is_overloaded());
         loads.record(ended(FlowState::Established), &None);
         assert!(!loads.of(MEMBER).is_overloaded());
@@ -274,7 +274,7 @@ mod tests {
     fn threads_leave_true_counts_and_a_true_bit() {
         use FlowState::{Closing, Embryonic, Established};
         const THREADS: u32 = 4;
-        let (loads, thresholds) = (Loads::new(2, 1), thresholds(3, Some(2)));
+        let (loads, thresholds) = (Loads::new(2, 1), Some(thresholds(3, Some(2))));
         for round in 0..50 {
             // Each leaves one flow in every other round, and takes it away in the next.
             let event = if round % 2 == 0 { began(Established) } else { ended(Established) };

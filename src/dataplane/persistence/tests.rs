@@ -72,12 +72,11 @@ impl Bench {
         let (table, now) = (&self.flows.v4, Now(at * SECOND));
         let place = table.place(key);
         let packet = (signal, now, &self.tables.timeouts);
-        match table.lookup(place, key, packet) {
-            Lookup::Hit(_) => table.advance(place, key, packet, |_| {}),
-            _ => {
-                let inserted = table.insert((place, key), MemberId(3), (signal, now), &self.tables, |_| {});
-                assert_eq!(inserted, Insertion::Inserted);
-            }
+        if let Lookup::Hit(_) = table.lookup(place, key, packet) {
+            table.advance(place, key, packet, |_| {});
+        } else {
+            let inserted = table.insert((place, key), MemberId(3), (signal, now), &self.tables, |_| {});
+            assert_eq!(inserted, Insertion::Inserted);
         }
     }
 
@@ -228,7 +227,7 @@ fn threads_agree_on_every_clients_member() {
         });
         for index in 0..CLIENTS as usize {
             let members: HashSet<u32> = choices.iter().map(|choice| choice[index]).collect();
-            assert_eq!(members.len(), 1, "client {index}: {choices:?}", choices = members);
+            assert_eq!(members.len(), 1, "client {index}: {members:?}");
         }
     }
     assert_eq!(bench.templates().clients(), u64::from(5 * CLIENTS));
