@@ -38,7 +38,7 @@ interface  eth0
 xdp        mode auto, zero-copy auto, sleeps when idle
 cores      spread over the allowed ones
 
-VIP web  203.0.113.2 tcp port 80 -> pool web by dr, scheduler maglev, announce none, one packet
+VIP web  203.0.113.2 tcp port 80 -> pool web by dr, scheduler maglev, announce none
 
 pool web: 1 member, for web
   web1  203.0.113.4      VIP's port  weight     1  100.0 %
