@@ -90,18 +90,15 @@ const VIPS: u32 = 1000;
 const MEMBERS_EACH: u32 = 100;
 const SLOTS: u32 = 65_537;
 
-/// Copies of the tables that are published in turn: together more than a cache holds, so that each comes from memory,
-/// as when another core has just written it.
-const COPIES: u64 = 8;
-
-/// Rounds between two publications, so that the worker is at home in its tables again.
+/// Rounds between making tables and publishing them: the worker is at home in its own again, and the new ones are in the
+/// last-level cache at best, as when another core has just written them.
 const BETWEEN: usize = 32;
 
-/// A worker under traffic to 1000 VIPs of 100 members each, and tables to publish.
+/// A worker under traffic to 1000 VIPs of 100 members each.
 pub(super) struct Swap {
     walk: Walk,
-    copies: Vec<Arc<Tables>>,
-    published: usize,
+    slots: Vec<Arc<[MemberId]>>,
+    generation: u64,
 }
 
 fn vip(index: u32) -> Ipv4Addr {
@@ -134,10 +131,9 @@ fn many(generation: u64, slots: &[Arc<[MemberId]>]) -> Tables {
 
 impl Swap {
     pub(super) fn new() -> Self {
-        // Pools that did not change keep their slots, so the copies share them.
+        // Pools that did not change keep their slots from tables to tables.
         let pool = |index| (0..SLOTS).map(|slot| MemberId(index * MEMBERS_EACH + slot % MEMBERS_EACH)).collect();
         let slots: Vec<Arc<[MemberId]>> = (0..VIPS).map(pool).collect();
-        let copies: Vec<_> = (1..=COPIES).map(|generation| Arc::new(many(generation, &slots))).collect();
         let mut dice = Dice(11);
         let frames = (0..65_536_u32).map(|flow| tcp_to(vip(dice.roll(u64::from(VIPS)) as u32), flow.into(), ACK));
         let members = (VIPS * MEMBERS_EACH) as usize;
@@ -149,18 +145,19 @@ impl Swap {
         }
         let counted = walk.counted();
         assert!(counted.received == counted.transmitted && counted.begun > 65_000, "not under traffic: {counted:?}");
-        Self { walk, copies, published: 0 }
+        Self { walk, slots, generation: 0 }
     }
 
     /// How much longer the round in which new tables are taken is than the one before it, in nanoseconds. (Not CPU
     /// time: asking the kernel would disturb rounds of a few microseconds. Medians leave out the interrupted ones.)
     pub(super) fn difference(&mut self) -> f64 {
+        self.generation += 1;
+        let tables = Arc::new(many(self.generation, &self.slots));
         for _ in 0..BETWEEN {
             self.walk.round();
         }
         let before = self.round();
-        self.published += 1;
-        self.walk.publish(Arc::clone(&self.copies[self.published % self.copies.len()]));
+        self.walk.publish(tables);
         let swapped = self.round();
         swapped - before
     }
@@ -175,6 +172,6 @@ impl Swap {
 /// Nanoseconds that new tables cost a worker.
 pub(super) fn swap() -> (String, Median) {
     let mut swap = Swap::new();
-    let differences: Vec<f64> = (0..1001).map(|_| swap.difference()).collect();
+    let differences: Vec<f64> = (0..301).map(|_| swap.difference()).collect();
     ("tables/swap/1000x100".to_owned(), median(&differences).expect("values"))
 }

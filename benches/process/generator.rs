@@ -114,15 +114,18 @@ impl Port for Loop {
 
     #[inline]
     fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        // SAFETY: frames lie inside the memory: `new` makes them, and `grow` and `truncate` keep to the chunk. Nobody
-        // writes to one while its token is borrowed.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().add(frame.at as usize), frame.length as usize) }
+        // SAFETY: frames lie inside the memory: `new` makes them, and `grow` and `truncate` keep to the chunk.
+        let start = unsafe { self.memory.as_ptr().add(frame.at as usize) };
+        // SAFETY: as above; and nobody writes to a frame while its token is borrowed.
+        unsafe { std::slice::from_raw_parts(start, frame.length as usize) }
     }
 
     #[inline]
     fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
-        // SAFETY: as in `bytes`; the token is borrowed exclusively, and only the loop copies tokens.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr().add(frame.at as usize), frame.length as usize) }
+        // SAFETY: as in `bytes`.
+        let start = unsafe { self.memory.as_ptr().add(frame.at as usize) };
+        // SAFETY: as in `bytes`; and the token is borrowed exclusively: only the loop copies tokens.
+        unsafe { std::slice::from_raw_parts_mut(start, frame.length as usize) }
     }
 
     #[inline]

@@ -20,7 +20,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Turns of every contender, at least: what an interval of 95 % needs that is worth printing.
     fn turns(self) -> usize {
-        if self.quick { 15 } else { 31 }
+        if self.quick { 11 } else { 31 }
     }
 
     /// How long a group's turns go on, at least.

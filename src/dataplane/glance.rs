@@ -25,6 +25,9 @@ const UDP_LENGTH: usize = 38;
 const DATA_OFFSET: usize = 46;
 const FLAGS: usize = 47;
 
+/// "More fragments" and the fragment offset, as they lie in memory; "don't fragment" may be set.
+const FRAGMENT_BITS: u16 = u16::from_le_bytes([0x3f, 0xff]);
+
 const IPV4: u16 = 20;
 const TCP: u16 = 20;
 const UDP: u16 = 8;
@@ -51,8 +54,6 @@ pub fn glance(frame: &[u8]) -> Option<Glance> {
     }
     let length = short(head, TOTAL_LENGTH);
     let payload = length.checked_sub(IPV4)?;
-    /// "More fragments" and the fragment offset; "don't fragment" may be set.
-    const FRAGMENT_BITS: u16 = u16::from_le_bytes([0x3f, 0xff]);
     if usize::from(length) > frame.len() - ETHERNET || half(head, FRAGMENT) & FRAGMENT_BITS != 0 {
         return None;
     }

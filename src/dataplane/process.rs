@@ -62,7 +62,7 @@ impl Ingress {
     /// Whether a frame's destination MAC is the receiving interface's. A switch that has forgotten a member's port
     /// floods frames for it to everyone, and whoever forwarded those would duplicate them.
     #[inline(always)]
-    fn is_destination_of(&self, frame: &[u8]) -> bool {
+    fn is_destination_of(self, frame: &[u8]) -> bool {
         self.mac.is_some_and(|mac| frame.first_chunk() == Some(&mac))
     }
 }

@@ -74,7 +74,7 @@ impl<'a, K: Key> Entries<'a, K> {
     }
 
     /// The value word of the first entry that seems to be this key's, if it is; live or not. `None` says nothing.
-    #[inline(always)]
+    #[inline]
     pub(super) fn find_at_once(&self, key: &K) -> Option<Word> {
         let entry = self.candidates(key).trailing_zeros() as usize;
         if entry >= K::ENTRIES {

@@ -54,7 +54,7 @@ impl Signal {
     }
 
     /// Whether a flow in this phase stays in it on this packet; never for a slot that has no flow.
-    #[inline(always)]
+    #[inline]
     pub(super) fn keeps(self, phase: usize) -> bool {
         KEEPS[self as usize] >> (phase & 7) & 1 != 0
     }

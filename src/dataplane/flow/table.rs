@@ -175,7 +175,7 @@ impl<K: Key> Table<K> {
 
     /// The member of a flow that lies in its first line, and that this packet says nothing new of: what
     /// [`lookup`](Self::lookup) says about nearly every packet, in half the instructions. `None` says nothing.
-    #[inline(always)]
+    #[inline]
     pub fn known(&self, place: Place, key: &K, (signal, now, timeouts): Packet<'_>) -> Option<MemberId> {
         let word = self.entries(place.primary).find_at_once(key)?;
         let phase = word.phase_index();
