@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use pointsman::control::compile::Plan;
@@ -39,7 +40,8 @@ impl Setting<'_> {
             self.scheduler, self.on_member_down
         );
         for (index, lines) in self.members.iter().enumerate() {
-            text += &format!("[[pool.member]]\nname = \"web{index}\"\naddress = \"{}\"\n{lines}\n", member(index));
+            let address = member(index);
+            let _ = write!(text, "[[pool.member]]\nname = \"web{index}\"\naddress = \"{address}\"\n{lines}\n");
         }
         let model = Model::parse("begin.toml", &text).unwrap_or_else(|errors| panic!("{errors:?}"));
         let next_hop = |index: usize| NextHop {
