@@ -5,12 +5,14 @@ mod support;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 
 use pointsman::control::compile::Plan;
 use pointsman::control::model::Model;
 use pointsman::control::neighbor::{Link, Network, NextHop, Unresolved};
-use pointsman::dataplane::flow::{FlowTable, NewFlowBudget, Now};
-use pointsman::dataplane::tables::{MemberId, Tables};
+use pointsman::dataplane::flow::{Event, FlowState, FlowTable, NewFlowBudget, Now};
+use pointsman::dataplane::load::Thresholds;
+use pointsman::dataplane::tables::{MemberId, Tables, VipId};
 use pointsman::dataplane::verdict::{DropReason, FlowEffect, Verdict};
 use support::*;
 
@@ -265,7 +267,14 @@ fn a_drained_member_keeps_its_flows_and_gets_no_new_ones() {
 fn members_above_their_threshold_are_passed_over() {
     for scheduler in SCHEDULERS {
         let (tables, flows) = (equal(scheduler).tables(), flows());
-        let full = |member: u32, is_full| flows.loads.of(MemberId(member)).set_overloaded(is_full);
+        // One flow more is one too many, and leaves again.
+        let threshold = Some(Thresholds { upper: NonZeroU32::MIN, lower: None });
+        let full = |member: u32, is_full| {
+            let (vip, member, state) = (VipId(0), MemberId(member), FlowState::Embryonic);
+            let event = if is_full { Event::Began { vip, member, state } } else { Event::Ended { vip, member, state } };
+            flows.loads.record(event, &threshold);
+            assert_eq!(flows.loads.of(member).is_overloaded(), is_full);
+        };
         full(1, true);
         for port in 1024..1124 {
             let member = walk(&tables, &flows, &segment(port, SYN));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pointsman::dataplane::counters::Counters;
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowTable, KeyV4, Lookup, Signal, Timeouts};
+use pointsman::dataplane::limits::Limits;
 use pointsman::dataplane::schedule::{Candidate, OnMemberDown, Pool, Scheduler};
 use pointsman::dataplane::select::Seed;
 use pointsman::dataplane::service::{Destination, ServiceTable};
@@ -89,6 +90,7 @@ fn tables(forward: Forward) -> Tables {
         addresses: [VipAddress { address: VIP.into(), announced: [InterfaceId(0)].into_iter().collect() }].into(),
         seed: Seed::from_text("bench"),
         timeouts: Timeouts::default(),
+        limits: Limits::default(),
     }
 }
 
@@ -165,9 +167,9 @@ fn establish(flows: &FlowTable, flow: u64) {
     let key = KeyV4::new(address, port, VipId(0), 0);
     let (place, now, timeouts) = (flows.v4.place(&key), flows.now(), Timeouts::default());
     let member = MemberId((flow % u64::from(MEMBERS)) as u32);
-    flows.v4.insert((place, &key), member, (Signal::Syn, now), &timeouts, |event| flows.loads.record(event));
+    flows.v4.insert((place, &key), member, (Signal::Syn, now), &timeouts, |event| flows.loads.record(event, &None));
     let packet = (Signal::Segment, now, &timeouts);
     if let Lookup::Hit(_) = flows.v4.lookup(place, &key, packet) {
-        flows.v4.advance(place, &key, packet, |event| flows.loads.record(event));
+        flows.v4.advance(place, &key, packet, |event| flows.loads.record(event, &None));
     }
 }

@@ -5,10 +5,13 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::control::model::{ConfigError, Forward, Member, Model, OnMemberDown, Pool, Scheduler, Vip, VipPort};
+use crate::control::model::{
+    ConfigError, Forward, Member, Model, OnMemberDown, Pool, Protocol, Scheduler, Vip, VipPort,
+};
 
 /// What `check` is asked.
 #[derive(clap::Args)]
@@ -104,7 +107,7 @@ fn summary(model: &Model) -> String {
 
 fn vip_line(vip: &Vip, pool: &Pool) -> String {
     format!(
-        "{} {} port {} -> pool {} by {}, scheduler {}, announce {}{}",
+        "{} {} port {} -> pool {} by {}, scheduler {}, announce {}{}{}",
         vip.address,
         vip.protocol,
         vip.port,
@@ -112,8 +115,24 @@ fn vip_line(vip: &Vip, pool: &Pool) -> String {
         pool.forward,
         pool.scheduler,
         vip.announce,
+        limits(vip),
         if vip.enabled { "" } else { ", disabled" },
     )
+}
+
+/// What few VIPs ask for.
+fn limits(vip: &Vip) -> String {
+    let mut text = String::new();
+    if let Some(persistence) = vip.persistence {
+        let _ = write!(text, ", persistent /{} for {}s", persistence.netmask, persistence.timeout.as_secs());
+    }
+    if let Some(limit) = vip.connection_limit {
+        let _ = write!(text, ", at most {limit} connections");
+    }
+    if vip.one_packet {
+        text.push_str(", one packet");
+    }
+    text
 }
 
 fn member_lines(pool: &Pool) -> String {
@@ -217,7 +236,44 @@ struct VipReport<'m> {
     forward: String,
     scheduler: String,
     announce: String,
+    persistence: Option<PersistenceReport>,
+    connection_limit: Option<u32>,
+    one_packet: bool,
+    timeouts: TimeoutsReport,
     enabled: bool,
+}
+
+#[derive(Serialize)]
+struct PersistenceReport {
+    timeout: String,
+    netmask: u8,
+}
+
+/// Those that the VIP's protocol has.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum TimeoutsReport {
+    Tcp { tcp_established: String, tcp_syn: String, tcp_closing: String },
+    Udp { udp: String },
+}
+
+impl TimeoutsReport {
+    fn new(vip: &Vip) -> Self {
+        let timeouts = &vip.timeouts;
+        match vip.protocol {
+            Protocol::Tcp => Self::Tcp {
+                tcp_established: seconds(timeouts.tcp_established),
+                tcp_syn: seconds(timeouts.tcp_syn),
+                tcp_closing: seconds(timeouts.tcp_closing),
+            },
+            Protocol::Udp => Self::Udp { udp: seconds(timeouts.udp) },
+        }
+    }
+}
+
+/// As a configuration may have it.
+fn seconds(duration: Duration) -> String {
+    format!("{}s", duration.as_secs())
 }
 
 #[derive(Serialize)]
@@ -235,6 +291,8 @@ struct MemberReport<'m> {
     address: String,
     port: Option<u16>,
     weight: u16,
+    upper_threshold: Option<u32>,
+    lower_threshold: Option<u32>,
     enabled: bool,
     share_percent: f64,
 }
@@ -290,6 +348,13 @@ impl<'m> VipReport<'m> {
             forward: pool.forward.to_string(),
             scheduler: pool.scheduler.to_string(),
             announce: vip.announce.to_string(),
+            persistence: vip.persistence.map(|persistence| PersistenceReport {
+                timeout: seconds(persistence.timeout),
+                netmask: persistence.netmask,
+            }),
+            connection_limit: vip.connection_limit,
+            one_packet: vip.one_packet,
+            timeouts: TimeoutsReport::new(vip),
             enabled: vip.enabled,
         }
     }
@@ -311,6 +376,8 @@ impl<'m> PoolReport<'m> {
                     address: member.address.to_string(),
                     port: member.port,
                     weight: member.weight,
+                    upper_threshold: member.thresholds.map(|thresholds| thresholds.upper),
+                    lower_threshold: member.thresholds.and_then(|thresholds| thresholds.lower),
                     enabled: member.enabled,
                     share_percent: share_percent(member, pool.scheduler, whole),
                 })

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::announce::arp::Announcement;
@@ -11,7 +12,10 @@ use super::maglev::{Candidate, Layout};
 use super::model::{Announce, Forward, Member, Model, Pool, Protocol, VipPort};
 use super::neighbor::{Network, NextHop, Unresolved};
 use crate::dataplane::encap::{OUTER_LENGTH, Source, Template};
-use crate::dataplane::flow::Timeouts;
+use crate::dataplane::flow::{Sizes, Timeouts};
+use crate::dataplane::limits::{Limits, Policy};
+use crate::dataplane::load::Thresholds;
+use crate::dataplane::persistence::Persistence;
 use crate::dataplane::schedule::{self, Pool as TablePool};
 use crate::dataplane::select::Seed;
 use crate::dataplane::service::{Destination, ServiceTable};
@@ -145,9 +149,16 @@ impl Plan {
         self.model.pools.iter().flat_map(|pool| &pool.members).map(|member| member.address).collect()
     }
 
-    /// How many members there are: every [`MemberId`] is below.
-    pub fn member_count(&self) -> usize {
-        self.model.pools.iter().map(|pool| pool.members.len()).sum()
+    /// How much of everything the plan's tables name.
+    pub fn sizes(&self) -> Sizes {
+        let Model { dataplane, vips, pools, .. } = &self.model;
+        let is_persistent = vips.iter().any(|vip| vip.persistence.is_some());
+        Sizes {
+            flows_v4: dataplane.flows_v4,
+            persistence_v4: is_persistent.then_some(dataplane.persistence_v4),
+            members: pools.iter().map(|pool| pool.members.len()).sum(),
+            vips: vips.len(),
+        }
     }
 
     /// Compiles the tables for the network as it is now. `interfaces` are those of the listed ones that are served, in
@@ -161,7 +172,7 @@ impl Plan {
             .map(|(pool, member)| self.compile_member(pool, member, network, interfaces))
             .unzip();
         let laid = self.lay(&statuses);
-        let timeouts = timeouts(&self.model);
+        let timeouts = timeouts(&self.model.timeouts);
         // A disabled VIP keeps its id and its address; it is just not served, and so dropped as that.
         let vips = self
             .model
@@ -169,7 +180,7 @@ impl Plan {
             .iter()
             .map(|vip| {
                 let Laid { slots, pool, .. } = laid[vip.pool].clone();
-                Vip { slots, timeouts, destination: destination(vip), pool }
+                Vip { slots, timeouts: self::timeouts(&vip.timeouts), destination: destination(vip), pool }
             })
             .collect();
         let served: Vec<(Destination, VipId)> = self
@@ -191,6 +202,7 @@ impl Plan {
                 addresses: self.addresses(network, interfaces),
                 seed: Seed::from_text(&self.model.node.hash_seed),
                 timeouts,
+                limits: limits(&self.model),
             },
             services: served.into_iter().map(|(destination, _)| destination).collect(),
             host_addresses: self.host_addresses(network),
@@ -308,14 +320,33 @@ impl Plan {
     }
 }
 
-fn timeouts(model: &Model) -> Timeouts {
-    let timeouts = &model.timeouts;
+fn timeouts(timeouts: &super::model::Timeouts) -> Timeouts {
     Timeouts::new(timeouts.tcp_syn, timeouts.tcp_established, timeouts.tcp_closing, timeouts.udp)
 }
 
 fn compile_interfaces(network: &Network, interfaces: &[String]) -> Box<[Interface]> {
     let mac = |name: &String| network.links.get(name).map_or([0; 6], |link| link.mac);
     interfaces.iter().map(|name| Interface { mac: mac(name) }).collect()
+}
+
+/// What few VIPs and members ask for; nothing as long as none does.
+fn limits(model: &Model) -> Limits {
+    let policy = |vip: &super::model::Vip| Policy {
+        connection_limit: vip.connection_limit.and_then(NonZeroU32::new),
+        one_packet: vip.one_packet,
+        persistence: vip.persistence.map(|persistence| Persistence::new(persistence.timeout, persistence.netmask)),
+    };
+    let members = || model.pools.iter().flat_map(|pool| &pool.members);
+    let thresholds = |member: &Member| {
+        let thresholds = member.thresholds?;
+        let lower = thresholds.lower.and_then(NonZeroU32::new);
+        Some(Thresholds { upper: NonZeroU32::new(thresholds.upper)?, lower })
+    };
+    let has_thresholds = members().any(|member| member.thresholds.is_some());
+    Limits {
+        policies: model.vips.iter().map(policy).collect(),
+        thresholds: if has_thresholds { members().map(thresholds).collect() } else { Box::default() },
+    }
 }
 
 /// The interfaces by which a VIP's address is announced: those in whose subnet it is, where its clients' routers ask

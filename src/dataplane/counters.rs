@@ -81,6 +81,14 @@ pub struct Counters {
     pub flows_rebound: Counter,
     /// Flows that were forgotten because their member could not be reached any more.
     pub flows_forgotten: Counter,
+    /// New flows that went where persistence had their client.
+    pub persistence_followed: Counter,
+    /// Clients that persistence remembered anew.
+    pub persistence_begun: Counter,
+    /// Clients that were given another member because theirs was not usable any more.
+    pub persistence_moved: Counter,
+    /// Clients that persistence did not remember: its table had no room.
+    pub persistence_without_room: Counter,
     /// Times the worker went to sleep for want of packets.
     pub sleeps: Counter,
     /// Frames that the kernel could not deliver for want of free buffers (`rx_fill_ring_empty_descs`).
@@ -119,6 +127,10 @@ impl Counters {
             flows_without_room: Counter::default(),
             flows_rebound: Counter::default(),
             flows_forgotten: Counter::default(),
+            persistence_followed: Counter::default(),
+            persistence_begun: Counter::default(),
+            persistence_moved: Counter::default(),
+            persistence_without_room: Counter::default(),
             sleeps: Counter::default(),
             fill_ring_empty: Counter::default(),
             rx_ring_full: Counter::default(),

@@ -220,7 +220,7 @@ fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, now: Now) -> begi
         Lookup::Hit(hit) if state.tables.is_reachable(hit.member) => {
             (Ok(hit.member), if hit.is_news { FlowEffect::Advance } else { FlowEffect::None })
         }
-        lookup => begin::choose(state, vip, passenger, lookup),
+        lookup => begin::choose(state, vip, passenger, lookup, now),
     }
 }
 
@@ -394,17 +394,21 @@ fn member_of(
     let State { tables, flows } = state;
     let signal = passenger.signal;
     let (at, counters) = ((passenger.place, &passenger.key), ledger.counters);
-    let record = |event| flows.loads.record(event);
+    let record = |event| flows.loads.record(event, &tables.limits);
     match effect {
         FlowEffect::None | FlowEffect::Forget => member,
         FlowEffect::Advance => {
             let timeouts = tables.timeouts_of_vip(passenger.key.vip());
-            flows.v4.advance(passenger.place, &passenger.key, (signal, now, timeouts), record);
+            flows.v4.advance(passenger.place, &passenger.key, (signal, now, timeouts), |event| {
+                record(event);
+                begin::confirm(event, passenger, state, now);
+            });
             member
         }
         FlowEffect::Insert | FlowEffect::InsertInTurn | FlowEffect::TakeOver | FlowEffect::TakeOverInTurn => {
             begin::enter((effect, member), (passenger, signal), state, ledger, now)
         }
+        FlowEffect::Pass | FlowEffect::PassInTurn => begin::pass((effect, member), passenger, state, ledger, now),
         FlowEffect::Rebind => {
             // Another worker may have been quicker, and another member may have had it before.
             let asked = (signal, now, tables.timeouts_of_vip(passenger.key.vip()));
@@ -412,6 +416,7 @@ fn member_of(
             if tables.is_reachable(hit.member) {
                 return hit.member;
             }
+            let member = begin::remember_client(member, passenger, state, ledger, now);
             let now_has = flows.v4.rebind(at, hit.member, member, record);
             counters.flows_rebound.add(1);
             if tables.is_reachable(now_has) { now_has } else { member }

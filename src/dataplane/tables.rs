@@ -6,6 +6,7 @@
 use super::encap::Template;
 use super::flow::{Timeouts, TimeoutsOf};
 pub use super::ids::{InterfaceId, InterfaceSet, MemberId, VipId};
+use super::limits::Limits;
 use super::schedule::Pool;
 use super::select::Seed;
 use super::service::{Destination, ServiceTable};
@@ -29,6 +30,8 @@ pub struct Tables {
     pub seed: Seed,
     /// How long flows live whose VIP is no more.
     pub timeouts: Timeouts,
+    /// What few VIPs and members ask for.
+    pub limits: Limits,
 }
 
 /// One virtual service.
@@ -95,6 +98,7 @@ impl Tables {
             addresses: Box::default(),
             seed: Seed::from_text(""),
             timeouts: Timeouts::default(),
+            limits: Limits::default(),
         }
     }
 

@@ -64,6 +64,10 @@ pub enum FlowEffect {
     TakeOverInTurn,
     /// Its flow is known, and its member cannot be reached any more: the verdict's member takes over.
     Rebind,
+    /// No flow is entered (the VIP's mode is one packet): only persistence remembers the client.
+    Pass,
+    /// The same, and its VIP's next turn is taken.
+    PassInTurn,
     /// Its flow is known, its member cannot be reached any more, and it is forgotten.
     Forget,
 }
@@ -156,6 +160,8 @@ drop_reasons! {
     NoService = "no_service",
     /// The VIP's pool has no member that could take the packet.
     NoMember = "no_member",
+    /// The packet begins a flow, and its VIP has as many as its `connection_limit` allows.
+    ConnectionLimit = "connection_limit",
     /// Every member of the VIP's pool that could take a new flow has too many.
     MembersOverloaded = "members_overloaded",
     /// The flow's member cannot be reached, and its pool keeps flows where they are (`on_member_down = "keep"`).

@@ -12,6 +12,7 @@ use crossbeam::queue::ArrayQueue;
 use pointsman::dataplane::counters::Counters;
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowTable, NewFlowBudget, Now, Timeouts};
+use pointsman::dataplane::limits::Limits;
 use pointsman::dataplane::port::Port;
 use pointsman::dataplane::port::memory::{self, MemoryPort};
 use pointsman::dataplane::process::{Ingress, Ledger, NOTHING, Packet, State, apply, carry_out, decide, prepare};
@@ -254,6 +255,7 @@ pub fn tables(members: u32, mtu: u16) -> Tables {
         addresses: [address(2, true), address(3, true), address(4, false), address(6, false)].into(),
         seed: Seed::from_text("test"),
         timeouts,
+        limits: Limits::default(),
     }
 }
 

@@ -109,6 +109,15 @@ impl Pool {
         self.on_member_down
     }
 
+    /// Whether a member is usable: of this pool, up, and with a weight.
+    pub fn admits(&self, member: MemberId) -> bool {
+        // A pool's ids follow each other, but nothing else rests on that.
+        let first = self.candidates.first().map_or(0, |first| first.member.0);
+        let nearby = member.0.checked_sub(first).and_then(|index| self.candidates.get(index as usize));
+        let found = nearby.filter(|one| one.member == member);
+        found.or_else(|| self.candidates.iter().find(|one| one.member == member)).is_some_and(|one| one.weight > 0)
+    }
+
     /// Whether a flow that is entered takes a turn.
     pub fn takes_turns(&self) -> bool {
         matches!(self.scheduler, Scheduler::RoundRobin | Scheduler::WeightedRoundRobin)
