@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ids::{MemberId, VipId};
 use super::port::RingStatistics;
+use super::residence::Residence;
 use super::verdict::DropReason;
 
 /// A counter that one thread writes and any thread reads. Wraps after 2^64.
@@ -73,6 +74,9 @@ pub struct Counters {
     pub flows_without_room: Counter,
     /// Flows that were given another member because theirs could not be reached any more.
     pub flows_rebound: Counter,
+    /// How long packets stayed: from the beginning of the round that took them from the rx ring to its end, when the
+    /// kernel has been told to send them.
+    pub residence: Residence,
     /// Times the worker went to sleep for want of packets.
     pub sleeps: Counter,
     /// Frames that the kernel could not deliver for want of free buffers (`rx_fill_ring_empty_descs`).
@@ -110,6 +114,7 @@ impl Counters {
             flows_over_budget: Counter::default(),
             flows_without_room: Counter::default(),
             flows_rebound: Counter::default(),
+            residence: Residence::new(),
             sleeps: Counter::default(),
             fill_ring_empty: Counter::default(),
             rx_ring_full: Counter::default(),

@@ -25,6 +25,7 @@ pub mod memory;
 pub mod parse;
 pub mod port;
 pub mod process;
+pub mod residence;
 mod rewrite;
 pub mod select;
 pub mod service;
