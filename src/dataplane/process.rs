@@ -293,11 +293,14 @@ fn remember(
             // Another worker may have been quicker, and another member may have had it before.
             let asked = (signal, now, tables.timeouts_of_vip(passenger.key.vip()));
             let Lookup::Hit(hit) = flows.v4.lookup(passenger.place, &passenger.key, asked) else { return member };
-            if tables.is_reachable(hit.member) {
-                return hit.member;
-            }
-            let now_has = flows.v4.rebind(at, hit.member, member, record);
-            counters.flows_rebound.add(1);
+            let now_has = if tables.is_reachable(hit.member) {
+                hit.member
+            } else {
+                counters.flows_rebound.add(1);
+                flows.v4.rebind(at, hit.member, member, record)
+            };
+            // It is a packet of its flow like any other.
+            flows.v4.advance(passenger.place, &passenger.key, asked, record);
             if tables.is_reachable(now_has) { now_has } else { member }
         }
     }

@@ -97,7 +97,12 @@ impl FlowTable {
     ///
     /// The memory is not there.
     pub fn new(flows_v4: usize, members: usize) -> io::Result<(Self, Hand)> {
-        let (v4, hand) = Table::new(flows_v4, false, Secret::random())?;
+        Self::with_secret(flows_v4, members, Secret::random())
+    }
+
+    /// The same, with flows where a known secret puts them: for tests and benches that must see the same twice.
+    pub fn with_secret(flows_v4: usize, members: usize, secret: Secret) -> io::Result<(Self, Hand)> {
+        let (v4, hand) = Table::new(flows_v4, false, secret)?;
         Ok((Self { v4, loads: Loads::new(members), epoch: Instant::now() }, hand))
     }
 
