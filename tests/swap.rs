@@ -113,19 +113,23 @@ const COMPILES_ONLY: u8 = 0;
 const PUBLISHES: u8 = 1;
 const ENDS: u8 = 2;
 
-/// Control: lets one member's MAC be forgotten and learned again, and publishes each time. Members 7 of pools are those
-/// that come and go. The worker has generation `before`.
-fn publish_on_and_on(mailbox: &Mailbox, plan: &mut Plan, before: u64, does: &AtomicU8) -> Vec<Weak<Tables>> {
+/// Control: lets one member's MAC be forgotten and learned again, and publishes each time, when the worker has taken
+/// what was before. Members 7 of pools are those that come and go.
+fn publish_on_and_on(
+    (mailbox, counters): (&Mailbox, &Counters),
+    plan: &mut Plan,
+    does: &AtomicU8,
+) -> Vec<Weak<Tables>> {
     let mut network = fleet::network(&plan.model);
     let interfaces = [fleet::INTERFACE.to_owned()];
+    let first = counters.generation.get() + 1;
     let mut published = Vec::new();
     for round in 0.. {
         fleet::set_known(&mut network, fleet::member(round / 2 % VIPS, 7), round % 2 == 1);
-        let generation = before + 1 + published.len() as u64;
+        let generation = first + published.len() as u64;
         let tables = Arc::new(plan.compile(&network, &interfaces, generation).tables);
-        // The worker's thread may not have been given a CPU for a while.
-        while !mailbox.has_room() && does.load(Ordering::Relaxed) == PUBLISHES {
-            std::thread::sleep(Duration::from_millis(1));
+        while counters.generation.get() + 1 < generation && does.load(Ordering::Relaxed) == PUBLISHES {
+            std::thread::yield_now();
         }
         match does.load(Ordering::Relaxed) {
             COMPILES_ONLY => {}
@@ -142,16 +146,20 @@ fn publish_on_and_on(mailbox: &Mailbox, plan: &mut Plan, before: u64, does: &Ato
 /// So many publications under half load, in which packets may be lost to full rings and to nothing else; says how many
 /// were.
 fn publish_under_load(rig: &mut Rig, plan: &mut Plan) -> u64 {
-    let (does, mailbox, started) = (AtomicU8::new(COMPILES_ONLY), Arc::clone(&rig.mailbox), Instant::now());
+    let (mailbox, counters) = (Arc::clone(&rig.mailbox), Arc::clone(&rig.counters));
+    let (does, started) = (AtomicU8::new(COMPILES_ONLY), Instant::now());
     let (generation, lost) = (rig.counters.generation.get(), rig.lost);
     rig.left.clear();
     let (published, cost, before) = std::thread::scope(|scope| {
-        let control = scope.spawn(|| publish_on_and_on(&mailbox, plan, generation, &does));
+        let control = scope.spawn(|| publish_on_and_on((&mailbox, &counters), plan, &does));
         // What a packet costs beside a control thread that is as busy as it will be.
         let cost = rig.cost();
         does.store(PUBLISHES, Ordering::Relaxed);
         let (began, before) = (cpu_time(), rig.sent);
-        while rig.counters.generation.get() < generation + PUBLICATIONS && started.elapsed() < PATIENCE {
+        let mut is_last = false;
+        while !is_last {
+            // What came while the last tables were taken, too.
+            is_last = rig.counters.generation.get() >= generation + PUBLICATIONS || started.elapsed() > PATIENCE;
             // Half load: a packet for every two that there is time for.
             let due = (cpu_time() - began) / (2 * cost);
             rig.round(due - (rig.sent - before), ACK);
