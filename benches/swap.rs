@@ -170,6 +170,7 @@ fn main() {
         let (first, compile) = receiver.recv().expect("control compiles");
         println!("all tables compiled for the first time in {compile:?}");
         rig.publish(first);
+        rig.round(0, SYN);
         for flags in [SYN, ACK] {
             (0..FLOWS as usize / BURST + 1).for_each(|_| {
                 rig.round(BURST, flags);

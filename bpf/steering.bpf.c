@@ -197,7 +197,8 @@ static __always_inline int steer_ipv4(struct xdp_md *ctx, const struct ethhdr *e
 	return *flags & HOST ? to_host() : to_socket(ctx);
 }
 
-SEC("xdp") int steering(struct xdp_md *ctx)
+/* Its name, at most 15 bytes, tells whoever finds it on an interface whose it is. */
+SEC("xdp") int pointsman_steer(struct xdp_md *ctx)
 {
 	const void *data = (const void *)(long)ctx->data;
 	const void *end = (const void *)(long)ctx->data_end;

@@ -145,3 +145,28 @@ fn wrong_usage_is_not_a_wrong_configuration() {
     assert_eq!(check(&[]).status.code(), Some(2));
     assert_eq!(check(&["minimal.toml", "--frobnicate"]).status.code(), Some(2));
 }
+
+#[test]
+fn both_ways_of_naming_the_file_do_for_run_and_check() {
+    assert_eq!(check(&["--config", "minimal.toml"]).stdout, check(&["minimal.toml"]).stdout);
+    assert_eq!(check(&["--config", "minimal.toml", "sample.toml"]).status.code(), Some(2));
+    for arguments in [["run", "missing.toml"].as_slice(), &["run", "--config", "missing.toml"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_pointsman")).args(arguments).output().expect("the binary starts");
+        assert_eq!(text(&output.stderr), "missing.toml: cannot be read: No such file or directory (os error 2)\n");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_demos_script_lists_the_options_that_there_are() {
+    let options = |command: &mut Command| {
+        let output = command.output().expect("it starts");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let help = text(&output.stdout).to_owned();
+        let words = help.split_whitespace().filter(|word| word.starts_with("--"));
+        words.map(|word| word.trim_end_matches(',').to_owned()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let program = options(Command::new(env!("CARGO_BIN_EXE_pointsman")).args(["demo", "--help"]));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/demo");
+    assert_eq!(options(Command::new(script).arg("--help")), program);
+}

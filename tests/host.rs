@@ -9,6 +9,7 @@ mod support;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use pointsman::lab::{Lab, LabError, Layout, Load, Process, Service, Topology, wait_until};
 use support::{build, statistic, topology};
 
@@ -102,6 +103,7 @@ fn a_vip_on_the_hosts_own_address_takes_its_ports_only() {
     let vip = lab.client_load(&load(80)).expect("load");
     assert_eq!(vip.failures, 0, "{:?}", vip.failure_counts);
     assert_eq!(vip.connections_by_member.len(), 3);
+    assert_logs(&balancer, "198.51.100.60 is a VIP's and also one of this host's own addresses");
     let host = lab.client_load(&load(2222)).expect("load");
     assert_eq!(host.connections_by_member.keys().collect::<Vec<_>>(), ["host"]);
     balancer.stop().expect("stop");
@@ -132,8 +134,11 @@ fn somebody_elses_program_is_named() {
     let _first = lab.spawn_balancer(&config).expect("the first");
     let (status, log) = refusal(&lab, &config);
     assert!(status.contains("exit status: 3"), "{status}");
-    assert!(log.contains("eth0 (driver veth): no native XDP: another XDP program is attached: program "), "{log}");
-    assert!(log.contains("(see: bpftool net show dev eth0; "), "{log}");
+    let words = log.split_once("pointsman: eth0: another pointsman is at work here: program ").expect(&log).1;
+    let (_, words) = words.split_once(' ').expect("its number");
+    let rest = "\"pointsman_steer\" (see: ip -d link show dev eth0; it is attached by a BPF link, and goes when its \
+                process ends)";
+    assert!(words.starts_with(rest), "{log}");
 }
 
 #[test]
@@ -143,6 +148,40 @@ fn an_interface_that_is_not_there_is_named() {
     let (status, log) = refusal(&lab, &config);
     assert!(status.contains("exit status: 3"), "{status}");
     assert!(log.contains("pointsman: interface eth7: does not exist on this host (see: ip link)"), "{log}");
+    assert!(!log.contains(" WARN "), "nothing that follows from it comes before it: {log}");
+}
+
+#[test]
+fn an_interface_without_ethernet_is_refused_by_name() {
+    let Some(lab) = build(&topology()) else { return };
+    ip(&lab, "tuntap add tun9 mode tun");
+    ip(&lab, "link set tun9 up");
+    let config = lab.config(&[Service::http(&[1])]).replace("\"eth0\"", "\"tun9\"");
+    let (status, log) = refusal(&lab, &config);
+    assert!(status.contains("exit status: 3"), "{status}");
+    assert!(log.contains("pointsman: tun9 (driver tun): it has no Ethernet address, "), "{log}");
+}
+
+#[test]
+fn zero_copy_that_is_insisted_on_and_refused_names_interface_and_driver() {
+    let Some(lab) = build(&topology()) else { return };
+    let config = lab.config(&[Service::http(&[1])]);
+    let (status, log) = refusal(&lab, &with(&config, "[dataplane]\nzero_copy = \"on\""));
+    assert!(status.contains("exit status: 3"), "{status}");
+    let words = "pointsman: eth0 (driver veth): dataplane.zero_copy = \"on\", and it does not take queue 0 in zero-copy \
+                 mode: ";
+    assert!(log.contains(words), "{log}");
+}
+
+#[test]
+fn sighup_changes_nothing_and_says_so() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    balancer.signal(Signal::SIGHUP).expect("signal");
+    assert_logs(&balancer, "SIGHUP: reloading is not built yet: nothing has changed");
+    assert_forwards(&lab);
+    assert!(balancer.stop().expect("stop").success());
 }
 
 #[test]
@@ -279,7 +318,7 @@ fn a_larger_mtu_gets_larger_frames() {
         namespace.run(["ip", "link", "set", interface, "mtu", "3000"]).expect("ip");
     }
     assert_logs(&balancer, "its MTU is now 3000, and frames were made for 1778");
-    assert_logs(&balancer, "eth0: served again");
+    assert_logs(&balancer, "eth0: served on, by new sockets");
     let vip = Topology::VIP.to_string();
     let large = || lab.gateway().run(["ping", "-c", "1", "-W", "1", "-M", "do", "-s", "2900", &vip]).is_ok();
     assert!(wait_until(PATIENCE, large), "{}", balancer.log().join("\n"));
@@ -296,7 +335,7 @@ fn more_or_fewer_queues_are_followed() {
     assert_forwards(&lab);
     lab.balancer().run(["ethtool", "-L", "eth0", "rx", "2"]).expect("ethtool");
     assert_logs(&balancer, "eth0: it has 2 queues now, and had 1");
-    assert_logs(&balancer, "eth0: served again");
+    assert_logs(&balancer, "eth0: served on, by new sockets");
     assert_logs(&balancer, "queue 1 worker 1");
     lab.gateway().run(["ethtool", "-L", "balancer", "tx", "2"]).expect("ethtool");
     assert_forwards(&lab);

@@ -128,15 +128,28 @@ fn an_interface_that_vanishes_is_done_without_until_it_is_back() {
     let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
     assert_forwards_soon(&lab);
     ip(&lab, "link del eth1");
-    assert_logs(&balancer, "eth1: it is gone");
-    assert_logs(&balancer, "eth0: served again");
+    assert_logs(&balancer, "eth1: it does not exist");
+    assert_logs(&balancer, "eth0: served on, by new sockets");
     assert_logs(&balancer, "member web/member1 unresolved");
     let gateway = lab.gateway().path();
     ip(&lab, &format!("link add eth1 type veth peer name balancer-back netns {}", gateway.display()));
     lab.gateway().run(["ip", "link", "set", "balancer-back", "master", "back", "up"]).expect("ip");
     ip(&lab, "link set eth1 address 02:00:00:00:00:20 up");
     ip(&lab, "addr add 203.0.113.10/24 dev eth1");
-    assert_logs(&balancer, "eth0, eth1: served again");
+    assert_logs(&balancer, "eth1: served again");
+    assert_forwards_soon(&lab);
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn an_interface_that_is_missing_at_start_is_served_when_it_comes() {
+    let Some(lab) = build(&two_armed()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    ip(&lab, "link del eth1");
+    let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
+    assert_logs(&balancer, "eth1: it does not exist; nothing is served by it until it does");
+    recreate_eth1(&lab, 1, 1500);
+    assert_logs(&balancer, "eth1: served");
     assert_forwards_soon(&lab);
     assert!(balancer.stop().expect("stop").success());
 }
@@ -222,7 +235,7 @@ fn an_interface_that_comes_back_with_other_queues_is_left_out_until_they_fit() {
     assert_interrupted_shortly(&lab, "eth1 fits again", || {
         set_queues(&lab, "eth1", "balancer-back", 1);
         assert!(
-            balancer.wait_for_log(Duration::from_secs(3), |line| line.contains("eth0, eth1: served again")),
+            balancer.wait_for_log(Duration::from_secs(3), |line| line.contains("eth1: served again")),
             "{}",
             balancer.log().join("\n")
         );
@@ -243,7 +256,7 @@ fn an_interface_whose_queues_change_is_left_out_until_they_fit() {
     });
     assert_interrupted_shortly(&lab, "eth1 fits again", || {
         set_queues(&lab, "eth1", "balancer-back", 1);
-        assert_logs(&balancer, "eth0, eth1: served again");
+        assert_logs(&balancer, "eth1: served again");
     });
     assert!(wait_until(PATIENCE, || forwards_on(&lab, 81)), "{}", balancer.log().join("\n"));
     // Both, one after the other: the first is left out until the second has followed.
@@ -267,7 +280,7 @@ fn an_interface_whose_mtu_is_too_large_is_left_out_until_it_fits() {
     });
     assert_interrupted_shortly(&lab, "eth1 fits again", || {
         ip(&lab, "link set eth1 mtu 1500");
-        assert_logs(&balancer, "eth0, eth1: served again");
+        assert_logs(&balancer, "eth1: served again");
     });
     assert!(wait_until(PATIENCE, || forwards_on(&lab, 81)), "{}", balancer.log().join("\n"));
     assert!(balancer.stop().expect("stop").success());
@@ -280,7 +293,7 @@ fn an_interface_with_somebody_elses_program_is_left_out_until_it_is_free() {
     let mut balancer = lab.spawn_balancer(&config).expect("balancer");
     assert!(forwards_on(&lab, 80) && forwards_on(&lab, 81));
     ip(&lab, "link del eth1");
-    assert_logs(&balancer, "eth0: served again");
+    assert_logs(&balancer, "eth0: served on, by new sockets");
     // Another one's program, whose owner does not see what becomes of its interface.
     ip(&lab, "link add eth9 type veth peer name peer9");
     ip(&lab, "link set eth9 up");
@@ -292,10 +305,11 @@ fn an_interface_with_somebody_elses_program_is_left_out_until_it_is_free() {
             ip(&lab, &format!("link set {line}"));
         }
         assert_logs(&balancer, "eth1: not served: another XDP program is attached: program ");
+        assert_logs(&balancer, "(see: ip -d link show dev eth1; ");
     });
     assert_interrupted_shortly(&lab, "eth1 is free", || {
         other.kill().expect("kill");
-        assert_logs(&balancer, "eth0, eth1: served again");
+        assert_logs(&balancer, "eth1: served again");
     });
     assert!(balancer.stop().expect("stop").success());
 }
@@ -308,7 +322,7 @@ fn an_interface_that_refuses_is_left_out_and_tried_without_harm_to_the_others() 
     let mut balancer = lab.spawn_balancer(&native).expect("balancer");
     assert!(forwards_on(&lab, 80) && forwards_on(&lab, 81));
     ip(&lab, "link del eth1");
-    assert_logs(&balancer, "eth0: served again");
+    assert_logs(&balancer, "eth0: served on, by new sockets");
     // More than veth takes natively, and less than our frames do: only attaching shows it.
     assert_interrupted_shortly(&lab, "eth1 refuses", || {
         recreate_eth1(&lab, 1, 3600);
@@ -317,7 +331,7 @@ fn an_interface_that_refuses_is_left_out_and_tried_without_harm_to_the_others() 
     lab.gateway().run(["ip", "link", "set", "balancer-back", "mtu", "1500"]).expect("ip");
     assert_interrupted_shortly(&lab, "eth1 fits again", || {
         ip(&lab, "link set eth1 mtu 1500");
-        assert_logs(&balancer, "eth0, eth1: served again");
+        assert_logs(&balancer, "eth1: served again");
     });
     assert!(wait_until(PATIENCE, || forwards_on(&lab, 81)), "{}", balancer.log().join("\n"));
     assert!(balancer.stop().expect("stop").success());
@@ -330,7 +344,7 @@ fn unequal_queue_counts_are_an_error_that_names_the_command() {
     match lab.spawn_balancer(&lab.config(&[Service::http(&[1])])) {
         Err(LabError::NotReady { log, exit_code, .. }) => {
             assert_eq!(exit_code, Some(3));
-            let words = "eth1 has 1 queues and eth0 has 2; a worker has one queue of each interface, so they need the \
+            let words = "eth1 has 1 queue and eth0 has 2; a worker has one queue of each interface, so they need the \
                          same number (set it with: ethtool -L eth0 rx 1 tx 1)";
             assert!(log.contains(words), "{log}");
         }

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use pointsman::dataplane::flow::Now;
 use pointsman::dataplane::port::steering::{AddressFlags, Steered, Steering, SteeringError};
-use pointsman::dataplane::process::{NOTHING, Packet, State, decide, prepare};
+use pointsman::dataplane::process::{Ingress, NOTHING, Packet, State, decide, prepare};
 use pointsman::dataplane::service::Destination;
 use pointsman::dataplane::tables::InterfaceId;
 use pointsman::dataplane::verdict::Verdict;
@@ -97,7 +97,7 @@ fn who_gets_what() {
         let state = State { tables: &tables, flows: &flows };
         let packet = Packet { frame: &frame, ingress: InterfaceId(0), headroom: 256 };
         let mut prepared = NOTHING;
-        prepare(&state, &packet, &mut prepared);
+        prepare(&state, packet.frame, Ingress::by(packet.ingress, &tables), &mut prepared);
         let decision = decide(&state, &packet, &prepared, Now(0));
         if !matches!(decision.verdict, Verdict::Drop(_)) {
             assert_eq!(steered, Worker, "{description}: a worker would say {:?}", decision.verdict);

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowTable, Now};
-use pointsman::dataplane::process::{NOTHING, Packet, State, decide, prepare};
+use pointsman::dataplane::process::{Ingress, NOTHING, Packet, State, decide, prepare};
 use pointsman::dataplane::tables::{Interface, InterfaceId, MemberId, Tables, VipId, Way};
 use pointsman::dataplane::verdict::{Answer, Conflict, Decision, DropReason, Verdict};
 use support::*;
@@ -22,7 +22,7 @@ fn decide_alone(tables: &Tables, packet: &Packet<'_>) -> Verdict {
     let flows = flows();
     let state = State { tables, flows: &flows };
     let mut prepared = NOTHING;
-    prepare(&state, packet, &mut prepared);
+    prepare(&state, packet.frame, Ingress::by(packet.ingress, tables), &mut prepared);
     decide(&state, packet, &prepared, NOW).verdict
 }
 

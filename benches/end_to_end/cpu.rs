@@ -9,10 +9,10 @@ use nix::unistd::Pid;
 /// The kernel's clock ticks in /proc/stat (`USER_HZ`: 100 on every architecture that Linux is built for today).
 const TICK: Duration = Duration::from_millis(10);
 
-/// Whose time is counted: all threads of a process, and kernel threads that work for it.
+/// Whose time is counted: all threads of processes, and kernel threads that work for it.
 #[derive(Debug)]
 pub(crate) struct Accounts {
-    pub(crate) process: u32,
+    pub(crate) processes: Vec<u32>,
     pub(crate) kernel_threads: Vec<Pid>,
 }
 
@@ -21,9 +21,11 @@ impl Accounts {
     /// beside that.
     pub(crate) fn run_time(&self) -> Result<Duration> {
         let mut total = Duration::ZERO;
-        let tasks = format!("/proc/{}/task", self.process);
-        for task in fs::read_dir(&tasks).with_context(|| format!("{tasks}: the forwarder has ended"))? {
-            total += of_task(&format!("{}/schedstat", task?.path().display()))?;
+        for process in &self.processes {
+            let tasks = format!("/proc/{process}/task");
+            for task in fs::read_dir(&tasks).with_context(|| format!("{tasks}: the forwarder has ended"))? {
+                total += of_task(&format!("{}/schedstat", task?.path().display()))?;
+            }
         }
         for thread in &self.kernel_threads {
             total += of_task(&format!("/proc/{thread}/schedstat"))?;

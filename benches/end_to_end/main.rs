@@ -1,4 +1,5 @@
-//! End to end: what pointsman forwards per second of CPU time, beside the least that an `AF_XDP` forwarder can do.
+//! End to end: what pointsman forwards per second of CPU time, beside the least that an `AF_XDP` forwarder can do, and
+//! beside testpmd and nftables.
 //!
 //! `cargo bench --bench end_to_end` (root; clang, ip, Linux 5.18 or later); `-- --help` lists the options. It works in
 //! network namespaces of its own and ends by itself. `benches/README.md` says what is measured, how, and what that
@@ -7,8 +8,8 @@
 //! - `wire`: the namespaces, and who runs NAPI
 //! - `frame`: the packet that is sent, and everybody's addresses
 //! - `traffic`, `traffic.bpf.c`: generator and sink; `interrupt` ends a flood
-//! - `contender`: the two forwarders as processes; `forwarder` and `rings` are the baseline
-//! - `cpu`: whose CPU time is counted
+//! - `contender`: the forwarders; `forwarder` and `rings` are the baseline, `peers` are testpmd and nftables
+//! - `cpu`: whose CPU time is counted; `installed`: which programs there are
 //! - `pairs`, `overload`, `idle`: the measurements; `statistics` is their arithmetic
 
 mod contender;
@@ -16,9 +17,11 @@ mod cpu;
 mod forwarder;
 mod frame;
 mod idle;
+mod installed;
 mod interrupt;
 mod overload;
 mod pairs;
+mod peers;
 mod rings;
 mod statistics;
 mod traffic;
@@ -45,6 +48,9 @@ struct Arguments {
     /// What to measure; may be repeated [default: stick, ipip, two]
     #[arg(long, value_enum)]
     case: Vec<Case>,
+    /// Whom to compare pointsman with; may be repeated [default: baseline]. One that is not installed is skipped
+    #[arg(long, value_enum)]
+    against: Vec<Contender>,
     /// Pairs of one run of each forwarder
     #[arg(long, default_value_t = 15)]
     pairs: usize,
@@ -66,9 +72,9 @@ struct Arguments {
     /// Measure one forwarder alone
     #[arg(long, value_enum)]
     only: Option<Contender>,
-    /// Who receives for the forwarder
-    #[arg(long, value_enum, default_value_t = Placement::Shared)]
-    napi: Placement,
+    /// Who receives for the forwarder [default: shared; polled against testpmd]
+    #[arg(long, value_enum)]
+    napi: Option<Placement>,
     /// The CPU of the generator
     #[arg(long, default_value_t = 0)]
     generator_cpu: usize,
@@ -130,13 +136,16 @@ fn bench(arguments: &Arguments) -> Result<bool> {
     if arguments.generator_cpu == arguments.forwarder_cpu {
         bail!("generator and forwarder need a CPU each");
     }
+    if arguments.against.contains(&Contender::Pointsman) {
+        bail!("--against: pointsman is compared with others, not with itself");
+    }
     interrupt::prepare()?;
     let directory = tempfile::tempdir()?;
     let site = Site {
         object: traffic::compile(directory.path())?,
         directory: directory.path().to_owned(),
         cpu: arguments.forwarder_cpu,
-        placement: arguments.napi,
+        placement: arguments.napi.unwrap_or(Placement::Shared),
     };
     let cases = if arguments.case.is_empty() { &[Case::Stick, Case::Ipip, Case::Two] } else { &*arguments.case };
     let (mut report, mut all_well) = (Report::default(), true);
@@ -168,7 +177,15 @@ fn measure(case: Case, arguments: &Arguments, site: &Site, report: &mut Report) 
     let wire = Wire::build(way)?;
     let mut traffic = Traffic::set_up(&site.object, &wire, arguments.flows, arguments.generator_cpu)?;
     match case {
-        Case::Stick | Case::Ipip | Case::Two => pairs(case, arguments, site, (&wire, &mut traffic), report),
+        Case::Stick | Case::Ipip | Case::Two => {
+            for against in opponents(arguments) {
+                match against.missing() {
+                    Some(reason) => eprintln!("{}: {} is skipped: {reason}", name_of(case), against.name()),
+                    None => pairs(case, against, arguments, site, (&wire, &mut traffic), report)?,
+                }
+            }
+            Ok(())
+        }
         Case::Overload => {
             let outcome = overload::run(&wire, &mut traffic, site, arguments.seconds)?;
             report.cases.insert("overload".to_owned(), outcome.json());
@@ -188,8 +205,18 @@ fn measure(case: Case, arguments: &Arguments, site: &Site, report: &mut Report) 
     }
 }
 
+/// Whom pointsman is compared with, or who is measured alone.
+fn opponents(arguments: &Arguments) -> Vec<Contender> {
+    match arguments.only {
+        Some(only) if only != Contender::Pointsman => vec![only],
+        _ if arguments.against.is_empty() => vec![Contender::Baseline],
+        _ => arguments.against.clone(),
+    }
+}
+
 fn pairs(
     case: Case,
+    against: Contender,
     arguments: &Arguments,
     site: &Site,
     (wire, traffic): (&Wire, &mut Traffic),
@@ -197,13 +224,15 @@ fn pairs(
 ) -> Result<()> {
     let plan = Plan {
         pairs: arguments.pairs,
+        against,
         rates: std::iter::once(Rate::FlatOut).chain(arguments.rate.iter().copied().map(Rate::PerSecond)).collect(),
         warm_up: Duration::from_millis(arguments.warm_up),
         window: Duration::from_millis(arguments.window),
         only: arguments.only,
     };
     let name = name_of(case);
-    let comparisons = pairs::compare(wire, traffic, site, &plan)?;
+    let site = Site { placement: arguments.napi.unwrap_or(against.placement()), ..site.clone() };
+    let comparisons = pairs::compare(wire, traffic, &site, &plan)?;
     for comparison in &comparisons {
         report.ratio.extend(comparison.ratio().map(|ratio| (comparison.key(&name), ratio.value.into())));
         report.cases.insert(comparison.key(&name), comparison.json());

@@ -219,7 +219,9 @@ impl Outcome {
         }
         println!("  unaccounted: {:.4} %", 100.0 * self.unaccounted());
         let Gentle { sent, lost, lost_on_wires } = self.gentle;
-        println!("  afterwards, gently: {sent} sent, {lost} lost, of which {lost_on_wires} before and behind the forwarder");
+        println!(
+            "  afterwards, gently: {sent} sent, {lost} lost, of which {lost_on_wires} before and behind the forwarder"
+        );
     }
 
     /// For programs.

@@ -1,4 +1,4 @@
-//! Baseline and pointsman in interleaved pairs: packets per CPU-second of each, and the ratio of every pair.
+//! Pointsman and another in interleaved pairs: packets per CPU-second of each, and the ratio of every pair.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ const DISTURBED: f64 = 0.05;
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) pairs: usize,
+    /// Whom pointsman is compared with.
+    pub(crate) against: Contender,
     pub(crate) rates: Vec<Rate>,
     pub(crate) warm_up: Duration,
     pub(crate) window: Duration,
@@ -47,16 +49,17 @@ struct Sample {
 #[derive(Debug)]
 pub(crate) struct Comparison {
     rate: Rate,
-    baseline: Vec<Sample>,
+    against: Contender,
+    other: Vec<Sample>,
     pointsman: Vec<Sample>,
 }
 
 /// Runs the pairs.
 pub(crate) fn compare(wire: &Wire, traffic: &mut Traffic, site: &Site, plan: &Plan) -> Result<Vec<Comparison>> {
-    let empty = |&rate| Comparison { rate, baseline: Vec::new(), pointsman: Vec::new() };
+    let empty = |&rate| Comparison { rate, against: plan.against, other: Vec::new(), pointsman: Vec::new() };
     let mut comparisons: Vec<Comparison> = plan.rates.iter().map(empty).collect();
     for pair in 0..plan.pairs {
-        let mut order = [Contender::Baseline, Contender::Pointsman];
+        let mut order = [plan.against, Contender::Pointsman];
         // Whatever drifts with time favours each of them as often as the other.
         order.rotate_left(pair % 2);
         for contender in order.into_iter().filter(|contender| plan.only.is_none_or(|only| only == *contender)) {
@@ -64,8 +67,8 @@ pub(crate) fn compare(wire: &Wire, traffic: &mut Traffic, site: &Site, plan: &Pl
             for comparison in &mut comparisons {
                 let sample = measure(traffic, &running, site, plan, comparison.rate)?;
                 match contender {
-                    Contender::Baseline => comparison.baseline.push(sample),
                     Contender::Pointsman => comparison.pointsman.push(sample),
+                    _ => comparison.other.push(sample),
                 }
             }
             running.stop()?;
@@ -74,7 +77,7 @@ pub(crate) fn compare(wire: &Wire, traffic: &mut Traffic, site: &Site, plan: &Pl
     Ok(comparisons)
 }
 
-fn measure(traffic: &mut Traffic, running: &Running, site: &Site, plan: &Plan, rate: Rate) -> Result<Sample> {
+fn measure(traffic: &mut Traffic, running: &Running<'_>, site: &Site, plan: &Plan, rate: Rate) -> Result<Sample> {
     let sample = traffic.flood(rate, |traffic| {
         thread::sleep(plan.warm_up);
         let look = || Ok::<_, anyhow::Error>((traffic.counts()?, running.accounts().run_time()?, Instant::now()));
@@ -105,19 +108,19 @@ fn measure(traffic: &mut Traffic, running: &Running, site: &Site, plan: &Plan, r
 
 impl Comparison {
     fn sides(&self) -> [(Contender, &[Sample]); 2] {
-        [(Contender::Baseline, &self.baseline), (Contender::Pointsman, &self.pointsman)]
+        [(self.against, &self.other), (Contender::Pointsman, &self.pointsman)]
     }
 
     fn ratios(&self) -> Vec<f64> {
-        let pairs = self.baseline.iter().zip(&self.pointsman);
-        pairs.map(|(baseline, pointsman)| pointsman.per_cpu_second / baseline.per_cpu_second).collect()
+        let pairs = self.other.iter().zip(&self.pointsman);
+        pairs.map(|(other, pointsman)| pointsman.per_cpu_second / other.per_cpu_second).collect()
     }
 
     /// Pairs of which one half had to share its CPU.
     fn disturbed(&self) -> usize {
         let is_disturbed =
             |samples: &[Sample], pair: usize| samples.get(pair).is_some_and(|one| one.others > DISTURBED);
-        let pairs = self.baseline.len().max(self.pointsman.len());
+        let pairs = self.other.len().max(self.pointsman.len());
         (0..pairs).filter(|&pair| self.sides().iter().any(|(_, samples)| is_disturbed(samples, pair))).count()
     }
 
@@ -126,11 +129,16 @@ impl Comparison {
         self.sides().iter().flat_map(|(_, samples)| samples.iter()).map(|sample| sample.bad).sum()
     }
 
-    /// What `case` is called at this rate.
+    /// What `case` is called against this one at this rate.
     pub(crate) fn key(&self, case: &str) -> String {
+        let name = match (self.against, case) {
+            (Contender::Baseline, case) => case.to_owned(),
+            (peer, "stick") => peer.name().to_owned(),
+            (peer, case) => format!("{}/{case}", peer.name()),
+        };
         match self.rate {
-            Rate::FlatOut => format!("e2e/{case}"),
-            Rate::PerSecond(rate) => format!("e2e/{case}@{rate}"),
+            Rate::FlatOut => format!("e2e/{name}"),
+            Rate::PerSecond(rate) => format!("e2e/{name}@{rate}"),
         }
     }
 
@@ -187,7 +195,7 @@ impl Comparison {
         json!({
             "interval": interval,
             "disturbed": self.disturbed(),
-            "baseline": side(&self.baseline),
+            self.against.name(): side(&self.other),
             "pointsman": side(&self.pointsman),
         })
     }

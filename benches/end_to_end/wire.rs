@@ -48,6 +48,8 @@ pub(crate) enum Placement {
     Shared,
     /// A soft interrupt on the generator's CPU, as veth has it: its time is not counted.
     Apart,
+    /// The forwarder itself: busy polling (`SO_PREFER_BUSY_POLL`), with interrupts put off.
+    Polled,
 }
 
 /// Namespaces and interfaces for one [`Way`].
@@ -130,16 +132,21 @@ impl Wire {
     /// only while a program is attached: to be called when the forwarder is ready.
     pub(crate) fn place_napi(&self, placement: Placement, cpu: usize) -> Result<Vec<Pid>> {
         let threaded = u8::from(placement == Placement::Shared);
+        // As the documentation of DPDK's AF_XDP driver advises, and ours (Documentation/networking/napi.rst).
+        let (deferred, flush) = if placement == Placement::Polled { (2, 200_000) } else { (0, 0) };
         for (index, interface) in self.interfaces.iter().enumerate() {
             // A process of this namespace sees its interfaces only in a /sys that was mounted there.
-            let script = format!("mount -t sysfs none /sys && echo {threaded} > /sys/class/net/{interface}/threaded");
+            let script = format!(
+                "mount -t sysfs none /sys && cd /sys/class/net/{interface} && echo {deferred} > napi_defer_hard_irqs && \
+                 echo {flush} > gro_flush_timeout && echo {threaded} > threaded"
+            );
             let written = self.forwarder.run(["unshare", "--mount", "sh", "-c", &script]);
             // An interface that is only sent by has no NAPI where the forwarder attached nothing to it.
             if index == 0 {
                 written?;
             }
         }
-        if placement == Placement::Apart {
+        if placement != Placement::Shared {
             return Ok(Vec::new());
         }
         let mut threads = Vec::new();
@@ -172,6 +179,7 @@ fn napi_threads(interfaces: &[String]) -> Vec<Pid> {
     ours.map(Pid::from_raw).collect()
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
+/// A MAC as people write it.
+pub(crate) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

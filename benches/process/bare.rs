@@ -34,7 +34,7 @@ impl Bare {
         // Every flow goes where there is room in its line; those of full lines are simply not found.
         let mut keys = Vec::new();
         bare.port.receive(&mut bare.burst, usize::MAX);
-        keys.extend(bare.burst.iter().map(|frame| bare.read(frame)));
+        keys.extend(bare.burst.iter().map(|&frame| bare.read(frame)));
         for (key, line) in keys {
             let line = &bare.lines[line].0;
             if let Some(free) = (0..LINE_WORDS).step_by(2).find(|&word| line[word].load(Ordering::Relaxed) == 0) {
@@ -42,14 +42,14 @@ impl Bare {
                 line[free + 1].store(1, Ordering::Relaxed);
             }
         }
-        bare.port.give_back(bare.burst.drain(..));
+        bare.port.give_back(&mut bare.burst);
         bare
     }
 
     #[inline]
-    fn read(&self, frame: &Frame) -> (u64, usize) {
+    fn read(&self, frame: Frame) -> (u64, usize) {
         let Ok(Parsed::Flow { key: FlowKey { source, source_port, destination_port, .. }, .. }) =
-            parse(self.port.bytes(frame))
+            parse(self.port.bytes(&frame))
         else {
             return (0, 0);
         };
@@ -64,10 +64,10 @@ impl Bare {
         self.port.receive(&mut self.burst, BURST);
         self.read.clear();
         for (at, frame) in self.burst.iter().enumerate() {
-            if let Some(first) = self.burst.get(at + AHEAD).and_then(|ahead| self.port.bytes(ahead).first()) {
-                prefetch(first);
+            if let Some(ahead) = self.burst.get(at + AHEAD) {
+                self.port.prefetch(ahead);
             }
-            let (key, line) = self.read(frame);
+            let (key, line) = self.read(*frame);
             prefetch(&self.lines[line]);
             self.read.push((key, line));
         }

@@ -4,7 +4,6 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -14,8 +13,8 @@ use crate::control::model::{ConfigError, Forward, Member, Model, Pool, Vip, VipP
 /// What `check` is asked.
 #[derive(clap::Args)]
 pub struct CheckArguments {
-    /// The configuration (TOML)
-    file: PathBuf,
+    #[command(flatten)]
+    config: super::ConfigArgument,
     /// Print JSON with stable keys instead of text
     #[arg(long)]
     json: bool,
@@ -23,10 +22,10 @@ pub struct CheckArguments {
 
 /// Prints a summary and succeeds, or prints every error and fails.
 pub fn check(arguments: &CheckArguments) -> ExitCode {
-    let result = Model::load(&arguments.file);
+    let result = Model::load(arguments.config.path());
     match &result {
         Ok(model) if arguments.json => print(&json(&Report::of_model(model))),
-        Ok(model) => print(&format!("{}: valid\n\n{}", arguments.file.display(), summary(model))),
+        Ok(model) => print(&format!("{}: valid\n\n{}", arguments.config.path().display(), summary(model))),
         Err(errors) => {
             if arguments.json {
                 print(&json(&Report::of_errors(errors)));

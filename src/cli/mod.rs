@@ -7,7 +7,7 @@ pub mod check;
 pub mod demo;
 pub mod run;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -27,11 +27,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Forward packets until SIGTERM or SIGINT
-    Run {
-        /// The configuration (TOML)
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-    },
+    Run(ConfigArgument),
     /// Validate a configuration; every error is printed as `file:line:col: key: message`
     Check(check::CheckArguments),
     /// Build a lab of network namespaces and send real HTTP traffic through VIPs
@@ -41,10 +37,29 @@ enum Command {
     Lab(crate::lab::LabArguments),
 }
 
+/// The configuration, named either way: nobody remembers which command wants which.
+#[derive(clap::Args)]
+pub struct ConfigArgument {
+    /// The configuration (TOML)
+    #[arg(value_name = "FILE", required_unless_present = "config", conflicts_with = "config")]
+    file: Option<PathBuf>,
+    /// The same
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgument {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        // The parser has seen to it that there is one.
+        self.file.as_deref().or(self.config.as_deref()).unwrap_or(Path::new(""))
+    }
+}
+
 /// Parses the command line, runs the command and says how it went.
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Run { config } => run::run(&config),
+        Command::Run(config) => run::run(config.path()),
         Command::Check(arguments) => check::check(&arguments),
         Command::Demo(arguments) => demo::demo(&arguments),
         Command::Lab(arguments) => crate::lab::role(&arguments),

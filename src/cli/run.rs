@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::{EXIT_CANNOT_RUN, EXIT_NOT_SO};
 use crate::control::daemon;
 use crate::control::model::Model;
-use crate::control::privileges;
+use crate::control::{occupant, privileges};
 
 /// Runs the balancer until SIGTERM or SIGINT.
 pub fn run(config: &Path) -> ExitCode {
@@ -25,10 +25,11 @@ pub fn run(config: &Path) -> ExitCode {
     };
     log_to_stderr();
     if let Err(error) = std::fs::create_dir_all(&model.node.state_dir) {
-        eprintln!("node.state_dir: {}: {error}", model.node.state_dir.display());
+        eprintln!("pointsman: node.state_dir: {}: {error}", model.node.state_dir.display());
         return ExitCode::from(EXIT_CANNOT_RUN);
     }
     info!("pointsman {} with {}", env!("CARGO_PKG_VERSION"), config.display());
+    occupant::look_while_allowed();
     // Capabilities are each thread's own: now, while there is only this one.
     if let Err(error) = privileges::keep_needed() {
         eprintln!("pointsman: {error}");

@@ -1,25 +1,27 @@
 //! The control thread: brings the data plane up, keeps its tables true to the network, and takes it down.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::announce::arp::Announcer;
-use super::compile::{Compiled, MemberState, MemberStatus, Plan};
+use super::compile::{Compiled, MemberState, MemberStatus, NotReachable, Plan};
 use super::fit::{self, Fit, Unfit};
 use super::model::Model;
-use super::neighbor::{Link, Network, WatchError, Watcher};
+use super::neighbor::{Link, Network, Unresolved, WatchError, Watcher};
 use super::plane::{self, Misfit, PATIENCE_WITH_OURSELVES, Place, Plane, PlaneError, Shared};
 use super::publish::WorkerStuck;
 use super::statistics::Statistics;
 use crate::dataplane::flow::{FlowTable, Hand};
 use crate::dataplane::memory::LINE_BYTES;
+use crate::dataplane::port::nic;
 use crate::dataplane::port::steering::SteeringCounters;
 
 /// How long `ready` waits for members whose next hop is not known yet.
@@ -52,9 +54,9 @@ pub enum DaemonError {
     /// The configuration does not fit this host.
     #[error("{0}")]
     Config(String),
-    /// No such interface.
-    #[error("interface {0}: does not exist on this host (see: ip link)")]
-    NoInterface(String),
+    /// None of the listed interfaces exists.
+    #[error("interface {}: {} on this host (see: ip link)", .0.join(", "), if .0.len() == 1 { "does not exist" } else { "none of them exists" })]
+    NoInterface(Vec<String>),
     /// The kernel's network state cannot be followed.
     #[error(transparent)]
     Watch(#[from] WatchError),
@@ -82,6 +84,7 @@ pub fn run(model: Model, ready: impl FnOnce()) -> Result<(), DaemonError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let hangups = signal(SignalKind::hangup())?;
         let serve = async {
             let mut daemon = Daemon::start(model).await?;
             ready();
@@ -90,6 +93,7 @@ pub fn run(model: Model, ready: impl FnOnce()) -> Result<(), DaemonError> {
         // Whichever way `serve` is left, dropping it takes the data plane down.
         let result = tokio::select! {
             result = serve => result,
+            never = refuse_reloads(hangups) => match never {},
             _ = terminate.recv() => { info!("stopping: SIGTERM"); Ok(()) }
             _ = interrupt.recv() => { info!("stopping: SIGINT"); Ok(()) }
         };
@@ -98,6 +102,17 @@ pub fn run(model: Model, ready: impl FnOnce()) -> Result<(), DaemonError> {
         }
         result
     })
+}
+
+/// What SIGHUP means to most daemons is not built yet, and what it means to a process that does not listen is death.
+async fn refuse_reloads(mut hangups: Signal) -> Infallible {
+    while hangups.recv().await.is_some() {
+        warn!(
+            "SIGHUP: reloading is not built yet: nothing has changed; to change the configuration, pointsman check it \
+             and restart"
+        );
+    }
+    std::future::pending().await
 }
 
 struct Daemon {
@@ -112,6 +127,8 @@ struct Daemon {
     refusals: HashMap<String, Refusal>,
     /// What was last said of each interface that is not served.
     unfit: BTreeMap<String, Unfit>,
+    /// Interfaces that have been served at any time.
+    ever_served: BTreeSet<String>,
     shared: Shared,
     /// Sweeps the connection table.
     hand: Hand,
@@ -135,7 +152,11 @@ struct Refusal {
 
 impl Daemon {
     async fn start(model: Model) -> Result<Self, DaemonError> {
-        let names = model.interfaces.iter().map(|interface| interface.name.clone()).collect();
+        let names: Vec<String> = model.interfaces.iter().map(|interface| interface.name.clone()).collect();
+        // Before what follows from it is complained of.
+        if !names.iter().any(|name| nic::exists(name)) {
+            return Err(DaemonError::NoInterface(names));
+        }
         let plan = Plan::new(model);
         let watcher = Watcher::start(names, plan.targets()).await?;
         let wanted = plan.model.dataplane.flows_v4;
@@ -151,6 +172,7 @@ impl Daemon {
             queues: None,
             refusals: HashMap::new(),
             unfit: BTreeMap::new(),
+            ever_served: BTreeSet::new(),
             shared: Shared { counters: Vec::new(), flows: Arc::new(flows) },
             hand,
             announcer: Announcer::default(),
@@ -163,11 +185,11 @@ impl Daemon {
         if !compiled.problems.is_empty() {
             return Err(DaemonError::Config(compiled.problems.join("\npointsman: ")));
         }
-        daemon.all_interfaces_exist()?;
         let network = Arc::clone(&daemon.network);
         daemon.bring_up(&network)?;
         daemon.network = daemon.watcher.first_resolution(FIRST_RESOLUTION).await;
         daemon.serve()?;
+        daemon.say_shared_addresses();
         daemon.all_workers_serve().await?;
         Ok(daemon)
     }
@@ -209,19 +231,23 @@ impl Daemon {
         }
     }
 
-    /// At start a missing interface is a mistake; later it is a fate.
-    fn all_interfaces_exist(&self) -> Result<(), DaemonError> {
-        let missing = self.listed().find(|name| !self.network.links.contains_key(*name));
-        missing.map_or(Ok(()), |name| Err(DaemonError::NoInterface(name.to_owned())))
+    fn listed(&self) -> Vec<String> {
+        self.plan.model.interfaces.iter().map(|interface| interface.name.clone()).collect()
     }
 
-    fn listed(&self) -> impl Iterator<Item = &str> {
-        self.plan.model.interfaces.iter().map(|interface| interface.name.as_str())
-    }
-
+    /// On all listed interfaces that exist. A card that is dead or late must not keep the other one from being served; but
+    /// one that is there and does not fit is a mistake in the set-up, which is worth an error while somebody looks.
     fn bring_up(&mut self, network: &Network) -> Result<(), DaemonError> {
-        let existing = self.listed().filter_map(|name| network.links.get_key_value(name));
-        let places: Vec<_> = existing.map(|(name, link)| Place { name, link }).collect();
+        let (existing, missing): (Vec<_>, Vec<_>) =
+            self.listed().into_iter().partition(|name| network.links.contains_key(name));
+        if existing.is_empty() {
+            return Err(DaemonError::NoInterface(missing));
+        }
+        for name in missing {
+            self.say_unfit(name, Unfit::Missing);
+        }
+        let links = existing.iter().filter_map(|name| network.links.get_key_value(name));
+        let places: Vec<_> = links.map(|(name, link)| Place { name, link }).collect();
         let plane = Plane::bring_up(&self.plan.model, &places, PATIENCE_AT_START, &mut self.shared)?;
         self.came_up(plane);
         Ok(())
@@ -229,6 +255,7 @@ impl Daemon {
 
     fn came_up(&mut self, plane: Plane) {
         self.queues = Some(plane.queues());
+        self.ever_served.extend(plane.interfaces().iter().cloned());
         let is_served = |name: &String| plane.interfaces().contains(name);
         self.refusals.retain(|name, _| !is_served(name));
         self.unfit.retain(|name, _| !is_served(name));
@@ -256,8 +283,11 @@ impl Daemon {
             Some(Misfit::Changed { interface, change }) => warn!("{interface}: {change}"),
             Some(Misfit::Others) => {}
         }
+        let is_on = |place: &Place<'_>| self.plane.as_ref().is_some_and(|plane| plane.is_on(place));
+        let staying: Vec<String> =
+            places.iter().filter(|place| is_on(place)).map(|place| place.name.to_owned()).collect();
         let before = self.plane.take().map(|plane| plane.interfaces().to_vec());
-        self.rebuild(places, before.as_deref().unwrap_or_default()) || before.is_some()
+        self.rebuild(places, before.as_deref().unwrap_or_default(), &staying) || before.is_some()
     }
 
     /// Those of the listed interfaces that a plane can be on together.
@@ -289,11 +319,11 @@ impl Daemon {
     }
 
     /// Brings a plane up on as many of these interfaces as it comes up on.
-    fn rebuild(&mut self, mut places: Vec<Place<'_>>, before: &[String]) -> bool {
+    fn rebuild(&mut self, mut places: Vec<Place<'_>>, before: &[String], staying: &[String]) -> bool {
         while !places.is_empty() {
             match Plane::bring_up(&self.plan.model, &places, PATIENCE_WITH_OURSELVES, &mut self.shared) {
                 Ok(plane) => {
-                    info!("{}: served again", plane.interfaces().join(", "));
+                    self.say_served(plane.interfaces(), staying);
                     self.came_up(plane);
                     return true;
                 }
@@ -316,6 +346,18 @@ impl Daemon {
         self.say_unfit(place.name.to_owned(), Unfit::Refused(failure.clone()));
         let refusal = Refusal { link, until: Instant::now() + pause, pause, failure };
         self.refusals.insert(place.name.to_owned(), refusal);
+    }
+
+    /// Says which interfaces are served for the first time, which again, and which were only interrupted.
+    fn say_served(&self, now: &[String], staying: &[String]) {
+        let (interrupted, rest): (Vec<_>, Vec<_>) = now.iter().cloned().partition(|name| staying.contains(name));
+        let (regained, new): (Vec<_>, Vec<_>) = rest.into_iter().partition(|name| self.ever_served.contains(name));
+        for (names, words) in [(new, "served"), (regained, "served again"), (interrupted, "served on, by new sockets")]
+        {
+            if !names.is_empty() {
+                info!("{}: {words}", names.join(", "));
+            }
+        }
     }
 
     /// A line per change.
@@ -396,12 +438,25 @@ impl Daemon {
             if self.said.get(&member.name) == Some(&member.state) {
                 continue;
             }
-            if matches!(member.state, MemberState::Unresolved(_)) {
+            // Nothing is wrong yet while the kernel is asking.
+            let is_asked_for = member.state == MemberState::Unresolved(NotReachable::Unresolved(Unresolved::Resolving));
+            if matches!(member.state, MemberState::Unresolved(_)) && !is_asked_for {
                 warn!("member {} {}", member.name, member.state);
             } else {
                 info!("member {} {}", member.name, member.state);
             }
             self.said.insert(member.name.clone(), member.state.clone());
+        }
+    }
+
+    /// Not wrong, but rarely meant: what no VIP serves there reaches the host.
+    fn say_shared_addresses(&self) {
+        let vips: BTreeSet<Ipv4Addr> = self.plan.model.vips.iter().map(|vip| vip.address).collect();
+        for address in vips.intersection(&self.network.addresses) {
+            warn!(
+                "{address} is a VIP's and also one of this host's own addresses: its VIPs' ports are balanced; ping, \
+                 other ports, fragments and ICMP errors are the host's (better: an address that no host has)"
+            );
         }
     }
 
@@ -452,7 +507,7 @@ mod tests {
     #[test]
     fn what_an_error_names_is_left_out_else_what_is_new_else_all() {
         let link = Link { index: 1, mac: [2; 6], mtu: 1500, up: true, rx_queues: 1, tx_queues: 1 };
-        let blamed = PlaneError::ZeroCopyNeedsNative { interface: "a".into() };
+        let blamed = PlaneError::ZeroCopyNeedsNative { interface: "a".into(), driver: "veth".into() };
         let nobody = PlaneError::Thread(std::io::Error::from_raw_os_error(libc::EMFILE));
         let rows: [(_, &[&str], &[&str], &[&str]); 4] = [
             (&blamed, &["a", "b"], &["b"], &["a"]),

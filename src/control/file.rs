@@ -39,6 +39,11 @@ impl File {
             }
         }
         table.not_built(&["api"]);
+        table.misplaced(&[
+            ("member", "[[pool.member]], below its [[pool]]"),
+            ("members", "[[pool.member]], below its [[pool]]"),
+            ("monitor", "[[pool.monitor]], below its [[pool]], which is not built yet"),
+        ]);
         File {
             node: table.table("node", Node::read),
             dataplane: table.table("dataplane", Dataplane::read),

@@ -6,17 +6,25 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 use super::model::Model;
-use super::neighbor::{Network, xdp_programs};
+use super::neighbor::Network;
+use super::occupant;
 use super::plane::Place;
 use crate::dataplane::port::nic;
 use crate::dataplane::port::xdp::largest_mtu;
+
+/// What is said of an interface without an Ethernet address.
+pub const NOT_ETHERNET: &str = "it has no Ethernet address, and frames are what is forwarded (tun interfaces, tunnels \
+                                and lo carry none; a tap interface does)";
 
 /// Why an interface is left out for now.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unfit {
     /// It does not exist.
-    #[error("it is gone; nothing is served by it until it is back")]
-    Gone,
+    #[error("it does not exist; nothing is served by it until it does")]
+    Missing,
+    /// It carries bare packets (tun, tunnels) or none (`lo`).
+    #[error("not served: {NOT_ETHERNET}")]
+    NotEthernet,
     /// Its packets do not fit into a chunk.
     #[error("not served: its MTU {mtu} is more than {largest} (set it with: ip link set {interface} mtu {largest})",
         largest = largest_mtu())]
@@ -27,18 +35,10 @@ pub enum Unfit {
         mtu: u32,
     },
     /// Somebody else's XDP program is on it.
-    #[error(
-        "not served: another XDP program is attached: {occupant} (see: bpftool net show dev {interface}; to remove \
-         it: ip link set {interface} xdp off)"
-    )]
-    Occupied {
-        /// The interface's name.
-        interface: String,
-        /// The programs, in words.
-        occupant: String,
-    },
+    #[error("not served: {0}")]
+    Occupied(String),
     /// More queues than cores.
-    #[error("not served: it has {queues} queues, and dataplane.cores names {cores} cores (name more, or: {command})")]
+    #[error("not served: it has {}, and dataplane.cores names {cores} cores (name more, or: {command})", counted(*.queues))]
     TooFewCores {
         /// How many queues it has.
         queues: u32,
@@ -49,7 +49,8 @@ pub enum Unfit {
     },
     /// A worker has the same queue of every interface.
     #[error(
-        "not served: it has {queues} queues, and the workers have {wanted} of each interface (set it with: {command})"
+        "not served: it has {}, and the workers have {wanted} of each interface (set it with: {command})",
+        counted(*.queues)
     )]
     Queues {
         /// How many it has.
@@ -99,7 +100,7 @@ pub fn ask<'a>(
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return None,
             answer => answer.ok().flatten().unwrap_or(place.link.rx_queues).max(1),
         };
-        let occupant = if is_ours(&place) { None } else { occupant(name) };
+        let occupant = if is_ours(&place) { None } else { occupant::describe(name) };
         Some(Facts { place, queues, occupant, refused: refused(&place) })
     };
     model.interfaces.iter().map(|interface| (interface.name.clone(), ask(&interface.name))).collect()
@@ -111,7 +112,7 @@ pub fn choose(facts: Vec<(String, Option<Facts<'_>>)>, last_queues: Option<u32>,
     let mut unfit = BTreeMap::new();
     let mut candidates = Vec::new();
     for (name, facts) in facts {
-        match facts.ok_or(Unfit::Gone).and_then(|facts| facts.fits_alone(cores)) {
+        match facts.ok_or(Unfit::Missing).and_then(|facts| facts.fits_alone(cores)) {
             Ok(facts) => candidates.push(facts),
             Err(why) => {
                 unfit.insert(name, why);
@@ -139,8 +140,11 @@ impl Facts<'_> {
         if place.link.mtu > largest_mtu() {
             return Err(Unfit::Mtu { interface, mtu: place.link.mtu });
         }
+        if !place.link.is_ethernet() {
+            return Err(Unfit::NotEthernet);
+        }
         if let Some(occupant) = occupant {
-            return Err(Unfit::Occupied { interface, occupant: occupant.clone() });
+            return Err(Unfit::Occupied(occupant.clone()));
         }
         if let Some(cores) = cores.filter(|&cores| cores < *queues as usize) {
             let command = nic::queues_command(&interface, cores as u32);
@@ -153,11 +157,9 @@ impl Facts<'_> {
     }
 }
 
-/// The programs that are attached to the interface, in words; `None` if there are none, or the kernel does not say. It
-/// tells their names only to `CAP_SYS_ADMIN`, which is not kept: bpftool's business.
-pub fn occupant(interface: &str) -> Option<String> {
-    let words: Vec<String> = xdp_programs(interface)?.into_iter().map(|id| format!("program {id}")).collect();
-    (!words.is_empty()).then(|| words.join(", "))
+/// A number of queues, in words.
+pub fn counted(queues: u32) -> String {
+    if queues == 1 { "1 queue".to_owned() } else { format!("{queues} queues") }
 }
 
 #[cfg(test)]
@@ -167,6 +169,7 @@ mod tests {
 
     const LINK: Link = Link { index: 1, mac: [2; 6], mtu: 1500, up: true, rx_queues: 1, tx_queues: 1 };
     static PLAIN: Link = LINK;
+    static BARE: Link = Link { mac: [0; 6], ..LINK };
     static HUGE: Link = Link { mtu: 3900, ..LINK };
 
     fn facts(name: &'static str, queues: u32) -> (&'static str, Option<Facts<'static>>) {
@@ -204,15 +207,19 @@ mod tests {
             (name, Some(facts))
         };
         let rows = [
-            (("a", None), "a: it is gone; nothing is served by it until it is back"),
+            (("a", None), "a: it does not exist; nothing is served by it until it does"),
+            (
+                of(facts("a", 2), |facts| facts.place.link = &BARE),
+                "a: not served: it has no Ethernet address, and frames are what is forwarded (tun interfaces, tunnels \
+                 and lo carry none; a tap interface does)",
+            ),
             (
                 of(facts("a", 2), |facts| facts.place.link = &HUGE),
                 "a: not served: its MTU 3900 is more than 3826 (set it with: ip link set a mtu 3826)",
             ),
             (
-                of(facts("a", 2), |facts| facts.occupant = Some("program 7".into())),
-                "a: not served: another XDP program is attached: program 7 (see: bpftool net show dev a; to remove it: \
-                 ip link set a xdp off)",
+                of(facts("a", 2), |facts| facts.occupant = Some("another XDP program is attached".into())),
+                "a: not served: another XDP program is attached",
             ),
             (
                 facts("a", 5),

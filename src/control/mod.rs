@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`neighbor`] follows the kernel's network state; [`announce`] tells the network who owns a VIP; [`plane`] brings
-//! the data plane up and down ([`fit`]: on which interfaces? [`memory`]: is there enough?); [`privileges`] is what the threads may
+//! the data plane up and down ([`fit`]: on which interfaces? [`occupant`]: who else is on them? [`memory`]: is there enough?); [`privileges`] is what the threads may
 //! still do then; [`daemon`] is the loop around all of it.
 
 pub mod announce;
@@ -20,6 +20,7 @@ pub mod maglev;
 pub mod memory;
 pub mod model;
 pub mod neighbor;
+pub mod occupant;
 pub mod plane;
 pub mod privileges;
 pub mod publish;

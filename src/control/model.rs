@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs::File as OsFile;
 use std::hash::Hash;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -168,12 +168,22 @@ const MOST_BYTES: u64 = 256 << 20;
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let file = OsFile::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let file = OsFile::open(path).map_err(|error| format!("cannot be read: {error}{}", owner_hint(&error)))?;
     file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() as u64 > MOST_BYTES {
         return Err(format!("cannot be read: more than {} MiB", MOST_BYTES >> 20));
     }
     Ok(bytes)
+}
+
+/// A service's user is another one than who wrote the file.
+fn owner_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            " (whoever runs pointsman must be able to read it; for the service: chown root:pointsman FILE, chmod 640 FILE)"
+        }
+        _ => "",
+    }
 }
 
 fn not_utf8(file_name: &str, bytes: &[u8], bad: usize) -> Vec<ConfigError> {

@@ -9,12 +9,12 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::compile::Compiled;
-use super::fit::occupant;
+use super::fit::{NOT_ETHERNET, counted};
 use super::memory::{self, TooLittleMemory};
 use super::model::{Model, XdpMode as WantedXdpMode, ZeroCopy};
 use super::neighbor::{Link, xdp_programs};
-use super::privileges;
 use super::publish::{Publisher, WorkerStuck};
+use super::{occupant, privileges};
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::nic;
@@ -45,19 +45,56 @@ pub enum PlaneError {
         /// What to do.
         advice: String,
     },
+    /// Another program is on the interface.
+    #[error("{interface}: {occupant}")]
+    Occupied {
+        /// The interface's name.
+        interface: String,
+        /// What is known of the program.
+        occupant: String,
+    },
+    /// The interface does not carry Ethernet frames.
+    #[error("{interface} (driver {driver}): {NOT_ETHERNET}")]
+    NotEthernet {
+        /// The interface's name.
+        interface: String,
+        /// Its driver.
+        driver: String,
+    },
     /// Zero-copy was insisted on, and the driver has no native XDP.
-    #[error("dataplane.zero_copy = \"on\" needs native XDP, and {interface} runs generic")]
+    #[error(
+        "{interface} (driver {driver}): dataplane.zero_copy = \"on\" needs native XDP, and it runs generic (\"auto\" \
+         copies instead)"
+    )]
     ZeroCopyNeedsNative {
         /// The interface's name.
         interface: String,
+        /// Its driver.
+        driver: String,
+    },
+    /// Zero-copy was insisted on, and the driver refuses.
+    #[error(
+        "{interface} (driver {driver}): dataplane.zero_copy = \"on\", and it does not take queue {queue} in zero-copy \
+         mode: {source} (\"auto\" copies instead)"
+    )]
+    ZeroCopyRefused {
+        /// The interface's name.
+        interface: String,
+        /// Its driver.
+        driver: String,
+        /// The queue.
+        queue: u32,
+        /// What the kernel said.
+        source: io::Error,
     },
     /// A socket does not open.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// A worker has the same queue of every interface.
     #[error(
-        "{fewer} has {least} queues and {more} has {most}; a worker has one queue of each interface, so they need the \
-             same number (set it with: {command})"
+        "{fewer} has {} and {more} has {most}; a worker has one queue of each interface, so they need the \
+             same number (set it with: {command})",
+        counted(*.least)
     )]
     UnequalQueues {
         /// The interface with the fewest.
@@ -94,8 +131,9 @@ pub enum PlaneError {
     },
     /// Fewer cores than queues.
     #[error(
-        "dataplane.cores names {cores} cores, and {interface} has {queues} queues, each with a worker of its own \
-             (name more cores, or: {command})"
+        "dataplane.cores names {cores} cores, and {interface} has {}, each with a worker of its own \
+             (name more cores, or: {command})",
+        counted(*.queues)
     )]
     TooFewCores {
         /// How many are named.
@@ -128,7 +166,10 @@ impl PlaneError {
     pub fn interface(&self) -> Option<&str> {
         match self {
             Self::Attach { interface, .. }
-            | Self::ZeroCopyNeedsNative { interface }
+            | Self::Occupied { interface, .. }
+            | Self::NotEthernet { interface, .. }
+            | Self::ZeroCopyNeedsNative { interface, .. }
+            | Self::ZeroCopyRefused { interface, .. }
             | Self::Mtu { interface, .. }
             | Self::UnequalQueues { more: interface, .. }
             | Self::TooFewCores { interface, .. }
@@ -199,6 +240,7 @@ impl Plane {
         patience: Duration,
         shared: &mut Shared,
     ) -> Result<Self, PlaneError> {
+        all_ethernet(places)?;
         let queues = common_queues(places)?;
         let cores = choose_cores(model, places, queues)?;
         let mtu = common_mtu(places)?;
@@ -335,7 +377,7 @@ impl BuiltFor {
         } else if link.mtu > self.largest_mtu {
             Some(format!("its MTU is now {}, and frames were made for {}", link.mtu, self.largest_mtu))
         } else if queues != self.queues {
-            Some(format!("it has {queues} queues now, and had {}", self.queues))
+            Some(format!("it has {} now, and had {}", counted(queues), self.queues))
         } else {
             None
         }
@@ -380,7 +422,17 @@ impl OpenQueues<'_> {
                 patience,
             })
         };
-        Ok((0..self.queues).map(open).collect::<Result<_, _>>()?)
+        (0..self.queues).map(open).collect::<Result<_, _>>().map_err(|error| self.named(error))
+    }
+
+    /// Who does not do what the configuration insists on.
+    fn named(&self, error: OpenError) -> PlaneError {
+        match (error, self.model.dataplane.zero_copy) {
+            (OpenError::Socket { interface, queue, source, .. }, ZeroCopy::On) => {
+                PlaneError::ZeroCopyRefused { driver: driver(&interface), interface, queue, source }
+            }
+            (error, _) => error.into(),
+        }
     }
 
     /// The generic path hands over copies (`XDP_SKB` in Documentation/networking/af\_xdp.rst).
@@ -388,7 +440,7 @@ impl OpenQueues<'_> {
         let generic = self.places.iter().zip(modes).find(|(_, mode)| **mode == XdpMode::Generic);
         match (self.model.dataplane.zero_copy, generic) {
             (ZeroCopy::On, Some((place, _))) => {
-                Err(PlaneError::ZeroCopyNeedsNative { interface: place.name.to_owned() })
+                Err(PlaneError::ZeroCopyNeedsNative { interface: place.name.to_owned(), driver: driver(place.name) })
             }
             (ZeroCopy::On, None) => Ok(WantedCopyMode::ZeroCopy),
             (ZeroCopy::Auto, None) => Ok(WantedCopyMode::Auto),
@@ -414,7 +466,7 @@ pub const PATIENCE_WITH_OURSELVES: Duration = Duration::from_secs(2);
 fn attach(steering: &mut [Steering], wanted: &OpenQueues<'_>) -> Result<(Vec<XdpMode>, Vec<Opened>), PlaneError> {
     for place in wanted.places {
         if !is_free(place.name, wanted.patience) {
-            return Err(attach_failed(place, XdpMode::Native, AttachError::Occupied, ""));
+            return Err(occupied(place));
         }
     }
     let xdp_mode = wanted.model.dataplane.xdp_mode;
@@ -428,7 +480,10 @@ fn attach(steering: &mut [Steering], wanted: &OpenQueues<'_>) -> Result<(Vec<Xdp
         let Some((index, cause)) = attach_all(steering, wanted.places, &modes) else { return Ok((modes, opened)) };
         steering.iter_mut().for_each(Steering::detach);
         let (place, mode) = (&wanted.places[index], modes[index]);
-        let is_final = matches!(cause, AttachError::Occupied | AttachError::NoInterface | AttachError::NoLinks);
+        if matches!(cause, AttachError::Occupied) {
+            return Err(occupied(place));
+        }
+        let is_final = matches!(cause, AttachError::NoInterface | AttachError::NoLinks);
         if is_final || mode == XdpMode::Generic {
             return Err(attach_failed(place, mode, cause, ""));
         }
@@ -436,7 +491,7 @@ fn attach(steering: &mut [Steering], wanted: &OpenQueues<'_>) -> Result<(Vec<Xdp
             let advice = " (dataplane.xdp_mode = \"generic\" works with any driver, several times slower)";
             return Err(attach_failed(place, mode, cause, advice));
         }
-        let (name, driver) = (place.name, driver(place));
+        let (name, driver) = (place.name, driver(place.name));
         warn!(
             "{name} (driver {driver}): no native XDP: {cause}; falling back to generic, which is several times slower"
         );
@@ -459,15 +514,28 @@ fn attach_all(steering: &mut [Steering], places: &[Place<'_>], modes: &[XdpMode]
 fn attach_failed(place: &Place<'_>, mode: XdpMode, cause: AttachError, advice: &str) -> PlaneError {
     PlaneError::Attach {
         interface: place.name.to_owned(),
-        driver: driver(place),
+        driver: driver(place.name),
         mode,
         advice: advice_for(&cause, place.name, advice),
         cause,
     }
 }
 
-fn driver(place: &Place<'_>) -> String {
-    nic::driver(place.name).unwrap_or_else(|_| "unknown".into())
+fn occupied(place: &Place<'_>) -> PlaneError {
+    let occupant = occupant::describe(place.name).unwrap_or_else(|| occupant::UNNAMED.to_owned());
+    PlaneError::Occupied { interface: place.name.to_owned(), occupant }
+}
+
+fn driver(interface: &str) -> String {
+    nic::driver(interface).unwrap_or_else(|_| "unknown".into())
+}
+
+/// Frames are what is forwarded.
+fn all_ethernet(places: &[Place<'_>]) -> Result<(), PlaneError> {
+    let bare = places.iter().find(|place| !place.link.is_ethernet());
+    bare.map_or(Ok(()), |place| {
+        Err(PlaneError::NotEthernet { interface: place.name.to_owned(), driver: driver(place.name) })
+    })
 }
 
 /// Whether there is memory for the frames; what a plane of a moment ago still holds comes back with its sockets.
@@ -530,10 +598,6 @@ fn common_mtu(places: &[Place<'_>]) -> Result<u32, PlaneError> {
 
 fn advice_for(cause: &AttachError, interface: &str, otherwise: &str) -> String {
     match cause {
-        AttachError::Occupied => format!(
-            ": {} (see: bpftool net show dev {interface}; to remove it: ip link set {interface} xdp off)",
-            occupant(interface).unwrap_or_else(|| "the kernel does not say which".into())
-        ),
         AttachError::Mtu => format!("; lower it: ip link set {interface} mtu 1500{otherwise}"),
         _ => otherwise.to_owned(),
     }

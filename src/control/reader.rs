@@ -63,6 +63,8 @@ pub(super) struct Table<'t, 'e> {
     place: Place,
     entries: DeTable<'t>,
     known: Vec<&'static str>,
+    /// Keys that belong elsewhere, and where.
+    misplaced: &'static [(&'static str, &'static str)],
     errors: &'e Errors<'t>,
 }
 
@@ -107,7 +109,8 @@ impl<'t, 'e> Table<'t, 'e> {
         };
         if elements.is_empty() {
             let wrong = Wrong::new("the array is empty");
-            self.errors.report(&place, wrong.message(&format!("at least one of {}, or no such key", T::allowed())));
+            self.errors
+                .report(&place, wrong.message(&format!("at least one of {}; or leave the key out", T::allowed())));
         }
         let fields = elements.into_iter().enumerate().filter_map(|(index, element)| {
             let place = self.place.inside(format!("{name}[{index}]"), element.span().start);
@@ -138,7 +141,8 @@ impl<'t, 'e> Table<'t, 'e> {
         let header = path.replace(|c: char| c.is_ascii_digit() || c == '[' || c == ']', "");
         let allowed = format!("an array of tables, [[{header}]]");
         let DeValue::Array(elements) = value else {
-            let wrong = Wrong::new(format!("{} is no array of tables", describe(&value)));
+            let meant = matches!(value, DeValue::Table(_)).then(|| format!("[[{header}]] for [{header}]"));
+            let wrong = Wrong { what: format!("{} is no array of tables", describe(&value)), meant };
             // A table may be all that is left of an array whose headers cannot be read: `[[pool.member]]` alone.
             match value {
                 DeValue::Table(_) => self.errors.report_missing(&place, Scope::Tables, wrong.message(&allowed)),
@@ -174,9 +178,14 @@ impl<'t, 'e> Table<'t, 'e> {
         for &name in names {
             if let Some((key, _)) = self.entries.remove_entry(name) {
                 let place = self.place.inside(name, key.span().start);
-                self.errors.report(&place, "is not built yet (allowed: no such key)");
+                self.errors.report(&place, "is not built yet; leave it out");
             }
         }
+    }
+
+    /// Keys that are unknown here and known elsewhere, each with what was probably meant.
+    pub(super) fn misplaced(&mut self, keys: &'static [(&'static str, &'static str)]) {
+        self.misplaced = keys;
     }
 
     /// Reports that a table is missing from this one.
@@ -190,7 +199,7 @@ impl<'t, 'e> Table<'t, 'e> {
         errors: &'e Errors<'t>,
         read: impl FnOnce(&mut Table<'t, 'e>) -> T,
     ) -> T {
-        let mut table = Table { place, entries, known: Vec::new(), errors };
+        let mut table = Table { place, entries, known: Vec::new(), misplaced: &[], errors };
         let result = read(&mut table);
         table.report_unknown_keys();
         result
@@ -199,8 +208,12 @@ impl<'t, 'e> Table<'t, 'e> {
     fn report_unknown_keys(&self) {
         for key in self.entries.keys() {
             let name = key.get_ref();
-            let wrong =
-                Wrong { what: "unknown key".to_owned(), meant: nearest(name, self.known.iter().copied()).map(quoted) };
+            let elsewhere = self.misplaced.iter().find(|(misplaced, _)| misplaced == name);
+            let meant = match elsewhere {
+                Some((_, meant)) => Some((*meant).to_owned()),
+                None => nearest(name, self.known.iter().copied()).map(quoted),
+            };
+            let wrong = Wrong { what: "unknown key".to_owned(), meant };
             let place = self.place.inside(bare_or_quoted(name), key.span().start);
             self.errors.report(&place, wrong.message(&self.known.join(", ")));
         }

@@ -167,6 +167,7 @@ mod tests {
     #[test]
     fn every_key_has_its_row_in_the_docs() {
         let docs = include_str!("../../docs/statistics.md");
+        let documented: String = docs.lines().filter_map(|row| row.strip_prefix("| ")?.split(" | ").next()).collect();
         let mut rig = Rig::new();
         rig.workers[0].residence.record(1000, 64);
         rig.workers[0].dropped_for(DropReason::NoVip).add(1);
@@ -176,7 +177,7 @@ mod tests {
         for key in keys {
             let name = key.replace("worker.0", "worker.N").replace("worker.1", "worker.N");
             let name = name.replace("no_vip", "REASON").replace("web/web1", "POOL/NAME");
-            assert!(docs.contains(&format!("| `{name}` | ")), "docs/statistics.md lacks the row of {key}");
+            assert!(documented.contains(&format!("`{name}`")), "docs/statistics.md lacks the row of {key}");
         }
     }
 

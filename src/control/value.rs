@@ -297,7 +297,7 @@ impl Value for VipPort {
             DeValue::String(text) if text == "any" => Ok(VipPort::Any),
             DeValue::String(text) => {
                 let meant = match text.parse::<u16>() {
-                    Ok(1..) => Some(text.to_string()),
+                    Ok(1..) => Some(format!("{text}, without quotes")),
                     _ => nearest(text, std::iter::once("any")).map(quoted),
                 };
                 Err(Wrong { what: format!("{} is unknown", quoted(text)), meant })
@@ -363,7 +363,10 @@ where
     T: Copy + fmt::Display + PartialOrd + TryFrom<i128> + TryInto<i128>,
 {
     let Some(number) = value.as_integer() else {
-        return Err(Wrong::new(format!("{} is no integer", describe(value))));
+        let number = value.as_str().and_then(|text| text.trim().parse::<i128>().ok());
+        let inside = number.and_then(|n| T::try_from(n).ok()).filter(|n| allowed.contains(n));
+        let meant = inside.map(|number| format!("{number}, without quotes"));
+        return Err(Wrong { what: format!("{} is no integer", describe(value)), meant });
     };
     // Without i128's range the sign alone says on which side it lies.
     let parsed = i128::from_str_radix(number.as_str(), number.radix());

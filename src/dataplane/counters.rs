@@ -44,8 +44,14 @@ impl Traffic {
     /// Counts one packet.
     #[inline]
     pub fn add_packet(&self, length: usize) {
-        self.packets.add(1);
-        self.bytes.add(length as u64);
+        self.add(1, length);
+    }
+
+    /// Counts so many packets of so many bytes together.
+    #[inline]
+    pub fn add(&self, packets: usize, bytes: usize) {
+        self.packets.add(packets as u64);
+        self.bytes.add(bytes as u64);
     }
 }
 

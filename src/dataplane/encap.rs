@@ -11,6 +11,8 @@
 //! once per round; but nothing ends one through a device that takes the outer header off and passes the packet on with
 //! its TTL as it was (a bridge, an XDP program, another balancer like this one), and the outer TTL is new every round.
 
+#![expect(clippy::inline_always, reason = "part of one loop over a burst")]
+
 use super::parse::{ETHERNET_LENGTH, FlowKey};
 
 /// Length of the outer header, bytes: IPv4 without options.
@@ -65,6 +67,12 @@ impl Template {
         Self { header, sum, varying: source.varying }
     }
 
+    /// Whether flows differ in the outer source.
+    #[inline]
+    pub(super) fn varies(&self) -> bool {
+        self.varying != 0
+    }
+
     /// Whether the address is one of the tunnel's ends, ours or the member's: no packet from there may be sent into it
     /// (RFC 2003 §3.2).
     #[inline]
@@ -80,23 +88,25 @@ impl Template {
         [at(SOURCE), at(SOURCE + 4)]
     }
 
-    /// The header for a packet of `length` bytes whose second byte is `tos`.
-    #[inline]
-    fn header(&self, tos: u8, length: u16, entropy: u32) -> [u8; OUTER_LENGTH] {
-        let mut header = self.header;
+    /// Writes the header for a packet of `length` bytes whose second byte is `tos`. (Into its place, and patched
+    /// there: patched elsewhere and then copied, the copy waits for the patches.)
+    #[inline(always)]
+    fn write(&self, header: &mut [u8; OUTER_LENGTH], tos: u8, length: u16, entropy: u32) {
+        *header = self.header;
         let total = length.wrapping_add(OUTER_LENGTH as u16);
         let varied = entropy & self.varying;
         header[TOS] = tos;
         header[LENGTH..LENGTH + 2].copy_from_slice(&total.to_be_bytes());
-        let [source, _] = self.ends();
-        header[SOURCE..SOURCE + 4].copy_from_slice(&(source | varied).to_be_bytes());
+        if varied != 0 {
+            let [source, _] = self.ends();
+            header[SOURCE..SOURCE + 4].copy_from_slice(&(source | varied).to_be_bytes());
+        }
         // RFC 1624 eqn 3, with m = 0 in each of these places: what is there now is added to the sum. It cannot
         // overflow: at most fourteen 16-bit words.
         let mut sum = self.sum + u32::from(tos) + u32::from(total) + (varied >> 16) + (varied & 0xffff);
         sum = (sum & 0xffff) + (sum >> 16);
         sum = (sum & 0xffff) + (sum >> 16);
         header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-        header
     }
 }
 
@@ -115,20 +125,25 @@ pub(super) fn entropy(key: &FlowKey) -> u32 {
 
 /// Writes Ethernet and outer header into a frame that has been grown by [`OUTER_LENGTH`] in front. `decide` has seen a
 /// whole IPv4 header in it.
-#[inline]
+#[inline(always)]
 pub(super) fn ipip(frame: &mut [u8], macs: &[u8; 12], template: &Template, entropy: u32) {
-    const INNER: usize = ETHERNET_LENGTH + OUTER_LENGTH;
-    let Some((outer, inner)) = frame.split_first_chunk_mut::<INNER>() else { return };
+    let Some((ethernet, rest)) = frame.split_first_chunk_mut::<ETHERNET_LENGTH>() else { return };
+    let Some((outer, inner)) = rest.split_first_chunk_mut::<OUTER_LENGTH>() else { return };
     let Some(&[_, tos, high, low]) = inner.first_chunk() else { return };
-    outer[..12].copy_from_slice(macs);
-    outer[12..ETHERNET_LENGTH].copy_from_slice(&ETHER_TYPE_IPV4);
-    let header = template.header(tos, u16::from_be_bytes([high, low]), entropy);
-    outer[ETHERNET_LENGTH..].copy_from_slice(&header);
+    ethernet[..12].copy_from_slice(macs);
+    ethernet[12..].copy_from_slice(&ETHER_TYPE_IPV4);
+    template.write(outer, tos, u16::from_be_bytes([high, low]), entropy);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn header(template: &Template, tos: u8, length: u16, entropy: u32) -> [u8; OUTER_LENGTH] {
+        let mut header = [0xff; OUTER_LENGTH];
+        template.write(&mut header, tos, length, entropy);
+        header
+    }
 
     /// RFC 1071 §4.1, the long way.
     fn checksum(bytes: &[u8]) -> u16 {
@@ -149,7 +164,7 @@ mod tests {
             0x45, 0x00, 0x00, 0x50, 0x00, 0x00, 0x40, 0x00, 0x40, 0x04, 0xe5, 0xd3,
             198, 51, 100, 10, 198, 51, 100, 101,
         ];
-        assert_eq!(template.header(0, 60, 0), expected);
+        assert_eq!(header(&template, 0, 60, 0), expected);
         assert_eq!(template.ends(), [0xc633_640a, 0xc633_6465]);
     }
 
@@ -161,7 +176,7 @@ mod tests {
                 let template = Template::new(source, destination);
                 for length in (0..=65_515u16).step_by(97).chain([65_515]) {
                     for (tos, entropy) in [(0, 0), (0xff, 0xffff_ffff), (0x03, 0x8), (0xb8, 0x7)] {
-                        let header = template.header(tos, length, entropy);
+                        let header = header(&template, tos, length, entropy);
                         assert_eq!(checksum(&header), 0, "{source:?} {destination:x} {length} {tos}");
                     }
                 }
@@ -195,7 +210,7 @@ mod tests {
         for (description, flows, flow) in rows {
             let mut seen = [0u32; 16];
             for number in 0..flows {
-                let header = template.header(0, 40, entropy(&flow(number)));
+                let header = header(&template, 0, 40, entropy(&flow(number)));
                 assert_eq!(header[12..15], [203, 0, 113]);
                 seen[usize::from(header[15] - 0xf0)] += 1;
             }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  port (rx ring)
-//!    → parse     bytes → offsets and flow key, or why not
+//!    → glance | parse    bytes → flow key and lengths, or why not
 //!    → service   destination → VIP
 //!    → flow      seen before?
 //!    → select    flow → member
@@ -18,6 +18,7 @@ pub mod arp;
 pub mod counters;
 pub mod encap;
 pub mod flow;
+pub mod glance;
 mod icmp;
 mod ids;
 pub mod load;

@@ -2,21 +2,27 @@
 //!
 //! A burst goes through it in two steps: [`prepare`] reads every packet and asks for the cache line that its flow lies
 //! in, then [`decide`] decides about each. Both only read: everything that is decided about a packet is decided there.
-//! What follows is a value ([`Decision`]); [`apply`] and [`carry_out`] make it happen. No syscall, no clock, no
-//! allocation, no lock.
+//! What follows is a value ([`Decision`]); [`apply`] and [`carry_out`] make it happen. [`conclude`] is these three, one
+//! after the other. No syscall, no clock, no allocation, no lock.
+//!
+//! Nearly every packet belongs to a flow that the connection table knows and says nothing new of it: `known` decides
+//! about these, and what is left is out of their way.
 
 #![expect(clippy::inline_always, reason = "the stages are one loop over a burst: what passes by memory stalls it")]
 
 use std::net::Ipv4Addr;
 
+use crossbeam::queue::ArrayQueue;
+
 use super::counters::Counters;
 use super::encap::{self, OUTER_LENGTH};
 use super::flow::{FlowTable, Insertion, Key as _, KeyV4, Lookup, NewFlowBudget, Now, Place, Signal};
+use super::glance::{Glance, glance};
 use super::parse::{ETHERNET_LENGTH, FlowKey, Parsed, parse};
 use super::port::Port;
 use super::service::Destination;
 use super::tables::{InterfaceId, Member, MemberId, Tables, Vip, Way};
-use super::verdict::{Answer, Decision, DropReason, Effects, FlowEffect, Verdict};
+use super::verdict::{Answer, Conflict, Decision, DropReason, Effects, FlowEffect, Verdict};
 use super::{arp, icmp, rewrite, select};
 
 /// What a decision is made from.
@@ -39,6 +45,28 @@ pub struct Packet<'a> {
     pub headroom: usize,
 }
 
+/// Where packets come in: what is the same for all of a burst.
+#[derive(Debug, Clone, Copy)]
+pub struct Ingress {
+    interface: InterfaceId,
+    /// The interface's MAC: who is addressed. `None`: nobody is.
+    mac: Option<[u8; 6]>,
+}
+
+impl Ingress {
+    /// By this interface.
+    pub fn by(interface: InterfaceId, tables: &Tables) -> Self {
+        Self { interface, mac: tables.interfaces.get(usize::from(interface.0)).map(|interface| interface.mac) }
+    }
+
+    /// Whether a frame's destination MAC is the receiving interface's. A switch that has forgotten a member's port
+    /// floods frames for it to everyone, and whoever forwarded those would duplicate them.
+    #[inline(always)]
+    fn is_destination_of(self, frame: &[u8]) -> bool {
+        self.mac.is_some_and(|mac| frame.first_chunk() == Some(&mac))
+    }
+}
+
 /// A packet that has been read: as little as deciding about it needs, since a burst of them is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prepared {
@@ -59,39 +87,44 @@ pub struct Passenger {
     place: Place,
     /// Length of the IPv4 packet, header included, bytes.
     length: u16,
-    /// What it says about the flow; `None`: it is an ICMP error, and says nothing.
-    signal: Option<Signal>,
+    /// What it says about the flow.
+    signal: Signal,
+    /// Length of the frame, bytes.
+    frame_length: u32,
 }
 
 /// Reads one packet, and asks for what deciding about it will look at. (The result is written where it is to be: by
 /// value, it would be put together twice.)
 #[inline(always)]
-pub fn prepare(state: &State<'_>, packet: &Packet<'_>, prepared: &mut Prepared) {
+pub fn prepare(state: &State<'_>, frame: &[u8], ingress: Ingress, prepared: &mut Prepared) {
+    match glance(frame) {
+        Some(Glance { key, length, signal }) if ingress.is_destination_of(frame) => {
+            to_vip(state, frame, &key, (signal, length), prepared);
+        }
+        _ => prepare_rest(state, frame, ingress, prepared),
+    }
+}
+
+/// What is seldom.
+#[cold]
+#[inline(never)]
+fn prepare_rest(state: &State<'_>, frame: &[u8], ingress: Ingress, prepared: &mut Prepared) {
     let tables = state.tables;
-    match parse(packet.frame) {
-        Ok(Parsed::Flow { key, length, flags }) if is_for_us(tables, packet) => {
+    *prepared = Prepared::Decided(match parse(frame) {
+        Ok(Parsed::Arp(arp)) => arp::decide(tables, ingress.interface, &arp),
+        Err(reason) => Verdict::Drop(reason),
+        Ok(_) if !ingress.is_destination_of(frame) => Verdict::Drop(DropReason::OtherHost),
+        Ok(Parsed::Flow { key, length, flags }) => {
             let signal = match i32::from(key.protocol) {
                 libc::IPPROTO_TCP => Signal::from_tcp_flags(flags),
                 _ => Signal::Datagram,
             };
-            to_vip(state, &key, (Some(signal), length), prepared);
+            return to_vip(state, frame, &key, (signal, length), prepared);
         }
-        other => prepare_rest(state, packet, other, prepared),
-    }
-}
-
-/// What is seldom: everything that is no flow of ours.
-#[cold]
-fn prepare_rest(state: &State<'_>, packet: &Packet<'_>, parsed: Result<Parsed, DropReason>, prepared: &mut Prepared) {
-    let tables = state.tables;
-    *prepared = Prepared::Decided(match parsed {
-        Ok(Parsed::Arp(arp)) => arp::decide(tables, packet.ingress, &arp),
-        Err(reason) => Verdict::Drop(reason),
-        // A flow that is for us is none of the rest.
-        Ok(Parsed::Flow { .. }) => Verdict::Drop(DropReason::OtherHost),
-        Ok(_) if !is_for_us(tables, packet) => Verdict::Drop(DropReason::OtherHost),
-        Ok(Parsed::Icmp(icmp)) => match icmp::concern(tables, packet.frame, &icmp) {
-            icmp::Concern::Flow(flow) => return to_vip(state, &flow, (None, icmp.packet_length), prepared),
+        Ok(Parsed::Icmp(icmp)) => match icmp::concern(tables, frame, &icmp) {
+            icmp::Concern::Flow(flow) => {
+                return to_vip(state, frame, &flow, (Signal::Error, icmp.packet_length), prepared);
+            }
             icmp::Concern::Nobody(verdict) => verdict,
         },
     });
@@ -99,7 +132,7 @@ fn prepare_rest(state: &State<'_>, packet: &Packet<'_>, parsed: Result<Parsed, D
 
 /// Which VIP, and where its flow would be found.
 #[inline(always)]
-fn to_vip(state: &State<'_>, flow: &FlowKey, (signal, length): (Option<Signal>, u16), prepared: &mut Prepared) {
+fn to_vip(state: &State<'_>, frame: &[u8], flow: &FlowKey, (signal, length): (Signal, u16), prepared: &mut Prepared) {
     let tables = state.tables;
     let Some((vip, any_port)) = tables.services.lookup(flow) else {
         let known = tables.vip_address(flow.destination).is_some();
@@ -111,12 +144,41 @@ fn to_vip(state: &State<'_>, flow: &FlowKey, (signal, length): (Option<Signal>, 
     let key = KeyV4::new(Ipv4Addr::from_bits(flow.source), flow.source_port, vip, destination_port);
     let place = state.flows.v4.place(&key);
     state.flows.v4.prefetch(place);
-    *prepared = Prepared::ToMember(Passenger { key, place, length, signal });
+    let frame_length = frame.len() as u32;
+    *prepared = Prepared::ToMember(Passenger { key, place, length, signal, frame_length });
 }
 
 /// Decides about one packet; changes nothing.
 #[inline(always)]
 pub fn decide(state: &State<'_>, packet: &Packet<'_>, prepared: &Prepared, now: Now) -> Decision {
+    match known(state, || *packet, prepared, now) {
+        Some((passenger, id, _)) => Decision {
+            verdict: Verdict::Transmit(id),
+            effects: Effects { vip: Some(passenger.key.vip()), ..Effects::default() },
+        },
+        None => decide_anew(state, packet, prepared, now),
+    }
+}
+
+/// A packet that says nothing new of a flow that the connection table knows, and whose member it gets to.
+#[inline(always)]
+fn known<'a, 'p>(
+    state: &State<'a>,
+    packet: impl Fn() -> Packet<'p>,
+    prepared: &'a Prepared,
+    now: Now,
+) -> Option<(&'a Passenger, MemberId, &'a Member)> {
+    let Prepared::ToMember(passenger) = prepared else { return None };
+    let tables = state.tables;
+    let vip = tables.vips.get(usize::from(passenger.key.vip().0))?;
+    let asked = (passenger.signal, now, &vip.timeouts);
+    let id = state.flows.v4.known(passenger.place, &passenger.key, asked)?;
+    let member = tables.members.get(id.0 as usize)?;
+    obstacle(tables, packet, passenger, member).is_none().then_some((passenger, id, member))
+}
+
+#[inline(always)]
+fn decide_anew(state: &State<'_>, packet: &Packet<'_>, prepared: &Prepared, now: Now) -> Decision {
     let passenger = match prepared {
         Prepared::ToMember(passenger) => passenger,
         Prepared::Decided(verdict) => return decide_rest(packet, *verdict),
@@ -130,13 +192,14 @@ pub fn decide(state: &State<'_>, packet: &Packet<'_>, prepared: &Prepared, now: 
     let Some((id, member)) = chosen.and_then(|id| Some((id, tables.members.get(id.0 as usize)?))) else {
         return drop(DropReason::NoMember);
     };
-    match obstacle(tables, packet, passenger, member) {
+    match obstacle(tables, || *packet, passenger, member) {
         Some(reason) => drop(reason),
         None => Decision { verdict: Verdict::Transmit(id), effects: Effects { flow, ..effects } },
     }
 }
 
 #[cold]
+#[inline(never)]
 fn decide_rest(packet: &Packet<'_>, verdict: Verdict) -> Decision {
     let mut decision = Decision::plain(verdict);
     if verdict == Verdict::Drop(DropReason::ArpConflict) {
@@ -149,23 +212,20 @@ fn decide_rest(packet: &Packet<'_>, verdict: Verdict) -> Decision {
 #[inline(always)]
 fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, now: Now) -> (Option<MemberId>, FlowEffect) {
     let Passenger { key, place, signal, .. } = passenger;
-    // An error says nothing about its flow's state, and what a segment would is not carried out.
-    let asked = signal.unwrap_or(Signal::Segment);
-    match state.flows.v4.lookup(*place, key, (asked, now, &vip.timeouts)) {
+    match state.flows.v4.lookup(*place, key, (*signal, now, &vip.timeouts)) {
         Lookup::Hit(hit) if state.tables.is_reachable(hit.member) => {
-            let is_news = hit.is_news && signal.is_some();
-            (Some(hit.member), if is_news { FlowEffect::Advance } else { FlowEffect::None })
+            (Some(hit.member), if hit.is_news { FlowEffect::Advance } else { FlowEffect::None })
         }
         lookup => choose_anew(state.tables, vip, passenger, lookup),
     }
 }
 
-#[inline(never)]
+#[inline]
 fn choose_anew(tables: &Tables, vip: &Vip, passenger: &Passenger, lookup: Lookup) -> (Option<MemberId>, FlowEffect) {
     let member = select::select(tables.seed, &vip.slots, &passenger.flow(vip));
-    let begins = passenger.signal.is_some_and(|signal| signal.begins_as().is_some());
+    let begins = passenger.signal.begins_as().is_some();
     let effect = match lookup {
-        Lookup::Hit(_) if passenger.signal.is_some() => FlowEffect::Rebind,
+        Lookup::Hit(_) if passenger.signal != Signal::Error => FlowEffect::Rebind,
         Lookup::Miss if begins => FlowEffect::Insert,
         Lookup::Over if begins => FlowEffect::TakeOver,
         _ => FlowEffect::None,
@@ -189,7 +249,12 @@ impl Passenger {
 
 /// What keeps this packet from getting to this member.
 #[inline(always)]
-fn obstacle(tables: &Tables, packet: &Packet<'_>, passenger: &Passenger, member: &Member) -> Option<DropReason> {
+fn obstacle<'p>(
+    tables: &Tables,
+    packet: impl Fn() -> Packet<'p>,
+    passenger: &Passenger,
+    member: &Member,
+) -> Option<DropReason> {
     /// Where an IPv4 header has its TTL (RFC 791 §3.1); `parse` has seen the header whole.
     const TTL: usize = ETHERNET_LENGTH + 8;
     let is_too_long = passenger.length > member.largest;
@@ -199,9 +264,11 @@ fn obstacle(tables: &Tables, packet: &Packet<'_>, passenger: &Passenger, member:
         _ if !is_listed => Some(DropReason::NoEgress),
         Way::Direct(_) => is_too_long.then_some(DropReason::Oversize),
         Way::Ipip(..) if is_too_long => Some(DropReason::TunnelOversize),
-        Way::Ipip(..) if packet.headroom < OUTER_LENGTH => Some(DropReason::NoHeadroom),
-        Way::Ipip(..) if packet.frame.get(TTL) == Some(&0) => Some(DropReason::TunnelTtlZero),
-        Way::Ipip(_, template) => template.ends_at(source(packet.frame)).then_some(DropReason::TunnelLoop),
+        Way::Ipip(_, template) => match packet() {
+            packet if packet.headroom < OUTER_LENGTH => Some(DropReason::NoHeadroom),
+            packet if packet.frame.get(TTL) == Some(&0) => Some(DropReason::TunnelTtlZero),
+            packet => template.ends_at(source(packet.frame)).then_some(DropReason::TunnelLoop),
+        },
     }
 }
 
@@ -219,11 +286,51 @@ pub struct Ledger<'a> {
     pub counters: &'a Counters,
     /// How many new flows it may enter.
     pub budget: &'a mut NewFlowBudget,
+    /// Other hosts' claims to VIPs' addresses, for control.
+    pub conflicts: &'a ArrayQueue<Conflict>,
+}
+
+/// [`decide`], [`apply`] and [`carry_out`] for one packet; names the interface that the frame leaves by. `port` is
+/// where it came in, which is `ingress`.
+#[inline(always)]
+pub fn conclude<P: Port>(
+    state: &State<'_>,
+    (prepared, ingress): (&Prepared, InterfaceId),
+    (port, frame): (&P, &mut P::Frame),
+    ledger: &mut Ledger<'_>,
+    now: Now,
+) -> Option<InterfaceId> {
+    let packet = || Packet { frame: port.bytes(frame), ingress, headroom: port.headroom(frame) };
+    match known(state, packet, prepared, now) {
+        // What `decide` says, and `apply` does, about these.
+        Some((passenger, id, member)) => {
+            let length = passenger.frame_length as usize;
+            ledger.counters.vip(passenger.key.vip()).add_packet(length);
+            ledger.counters.member(id).add_packet(length);
+            to_member(member, passenger, (port, frame), state.tables)
+        }
+        None => conclude_anew(state, (prepared, ingress), (port, frame), ledger, now),
+    }
+}
+
+#[inline(never)]
+fn conclude_anew<P: Port>(
+    state: &State<'_>,
+    (prepared, ingress): (&Prepared, InterfaceId),
+    (port, frame): (&P, &mut P::Frame),
+    ledger: &mut Ledger<'_>,
+    now: Now,
+) -> Option<InterfaceId> {
+    let bytes = port.bytes(frame);
+    let packet = Packet { frame: bytes, ingress, headroom: port.headroom(frame) };
+    let decision = decide_anew(state, &packet, prepared, now);
+    let verdict = apply(&decision, (prepared, bytes.len()), state, ledger, now);
+    carry_out((verdict, prepared), (port, frame), state.tables, ingress)
 }
 
 /// Makes a decision's effects happen: enters the flow, and counts. `length` is the frame's, in bytes. The verdict is
 /// the decision's, unless another worker has entered the same flow meanwhile: then that one's member holds.
-#[inline(always)]
+#[inline]
 pub fn apply(
     decision: &Decision,
     (prepared, length): (&Prepared, usize),
@@ -234,6 +341,10 @@ pub fn apply(
     let counters = ledger.counters;
     if let Some(vip) = decision.effects.vip {
         counters.vip(vip).add_packet(length);
+    }
+    if let Some(conflict) = decision.effects.conflict {
+        // Full: the alarm has long been raised.
+        let _ = ledger.conflicts.push(conflict);
     }
     let verdict = match (decision.verdict, prepared) {
         (Verdict::Transmit(member), Prepared::ToMember(passenger)) if decision.effects.flow != FlowEffect::None => {
@@ -261,7 +372,7 @@ fn remember(
     now: Now,
 ) -> MemberId {
     let State { tables, flows } = state;
-    let Some(signal) = passenger.signal else { return member };
+    let signal = passenger.signal;
     let (at, counters) = ((passenger.place, &passenger.key), ledger.counters);
     let record = |event| flows.loads.record(event);
     match effect {
@@ -308,7 +419,6 @@ fn remember(
 
 /// Makes the frame what the verdict says, and names the interface it leaves by; `None`: it does not leave. `port` is
 /// where it came in, which is `ingress`.
-#[inline(always)]
 pub fn carry_out<P: Port>(
     (verdict, prepared): (Verdict, &Prepared),
     (port, frame): (&P, &mut P::Frame),
@@ -317,18 +427,8 @@ pub fn carry_out<P: Port>(
 ) -> Option<InterfaceId> {
     match verdict {
         Verdict::Transmit(id) => {
-            let member = tables.members.get(id.0 as usize)?;
-            cut_trailer(port, frame);
-            match &member.way {
-                Way::None => return None,
-                Way::Direct(macs) => rewrite::direct_route(port.bytes_mut(frame), macs),
-                Way::Ipip(macs, template) => {
-                    // `decide` has seen the headroom.
-                    port.grow(frame, OUTER_LENGTH).then_some(())?;
-                    encap::ipip(port.bytes_mut(frame), macs, template, entropy(tables, prepared));
-                }
-            }
-            Some(member.egress)
+            let Prepared::ToMember(passenger) = prepared else { return None };
+            to_member(tables.members.get(id.0 as usize)?, passenger, (port, frame), tables)
         }
         Verdict::Answer(answer) => {
             let mac = tables.interfaces.get(usize::from(ingress.0))?.mac;
@@ -342,36 +442,43 @@ pub fn carry_out<P: Port>(
     }
 }
 
-/// What tells the packet's flow from others, for those on the way that spread flows by the outer header.
-#[inline]
-fn entropy(tables: &Tables, prepared: &Prepared) -> u32 {
-    match prepared {
-        Prepared::ToMember(passenger) => {
-            let vip = tables.vips.get(usize::from(passenger.key.vip().0));
-            vip.map_or(0, |vip| encap::entropy(&passenger.flow(vip)))
+/// Makes the frame one for this member.
+#[inline(always)]
+fn to_member<P: Port>(
+    member: &Member,
+    passenger: &Passenger,
+    (port, frame): (&P, &mut P::Frame),
+    tables: &Tables,
+) -> Option<InterfaceId> {
+    cut_trailer(passenger, (port, frame));
+    match &member.way {
+        Way::None => return None,
+        Way::Direct(macs) => rewrite::direct_route(port.bytes_mut(frame), macs),
+        Way::Ipip(macs, template) => {
+            // `decide` has seen the headroom.
+            port.grow(frame, OUTER_LENGTH).then_some(())?;
+            let entropy = if template.varies() { entropy(tables, passenger) } else { 0 };
+            encap::ipip(port.bytes_mut(frame), macs, template, entropy);
         }
-        Prepared::Decided(_) => 0,
     }
+    Some(member.egress)
+}
+
+/// What tells the packet's flow from others, for those on the way that spread flows by the outer header.
+#[inline(never)]
+fn entropy(tables: &Tables, passenger: &Passenger) -> u32 {
+    let vip = tables.vips.get(usize::from(passenger.key.vip().0));
+    vip.map_or(0, |vip| encap::entropy(&passenger.flow(vip)))
 }
 
 /// Cuts off what follows the packet beyond Ethernet's own padding: a frame longer than the egress interface's MTU
 /// would vanish in the kernel without being counted.
 #[inline(always)]
-fn cut_trailer<P: Port>(port: &P, frame: &mut P::Frame) {
+fn cut_trailer<P: Port>(passenger: &Passenger, (port, frame): (&P, &mut P::Frame)) {
     /// The shortest Ethernet frame, without its frame check sequence (IEEE 802.3 §3.2.7).
     const SHORTEST: usize = 60;
-    let bytes = port.bytes(frame);
-    let Some(&[high, low]) = bytes.get(ETHERNET_LENGTH + 2..).and_then(<[u8]>::first_chunk) else { return };
-    let end = ETHERNET_LENGTH + usize::from(u16::from_be_bytes([high, low]));
-    if bytes.len() > end.max(SHORTEST) {
+    let (length, end) = (passenger.frame_length as usize, ETHERNET_LENGTH + usize::from(passenger.length));
+    if length > SHORTEST && length > end {
         port.truncate(frame, end.max(SHORTEST));
     }
-}
-
-/// Whether the destination MAC is the receiving interface's. A switch that has forgotten a member's port floods
-/// frames for it to everyone, and whoever forwarded those would duplicate them.
-#[inline(always)]
-fn is_for_us(tables: &Tables, packet: &Packet<'_>) -> bool {
-    let interface = tables.interfaces.get(usize::from(packet.ingress.0));
-    interface.is_some_and(|interface| packet.frame.first_chunk() == Some(&interface.mac))
 }

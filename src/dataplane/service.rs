@@ -65,19 +65,19 @@ impl ServiceTable {
 
     #[inline]
     fn find(&self, key: u64) -> Option<VipId> {
-        let mask = self.entries.len() - 1;
-        let mut index = self.home(key);
+        let home = self.home(key);
+        // Nearly always there; and there is one, so this is no more than the look itself.
+        let entry = self.entries.get(home)?;
+        if entry.key == key { Some(VipId(entry.vip)) } else { self.find_beyond(home, key) }
+    }
+
+    /// Looks on behind the entry where the key should be.
+    #[inline(never)]
+    fn find_beyond(&self, home: usize, key: u64) -> Option<VipId> {
+        let (before, from) = self.entries.split_at_checked(home)?;
         // Ends: at least half of the entries are free.
-        loop {
-            let entry = self.entries[index & mask];
-            if entry.key == key {
-                return Some(VipId(entry.vip));
-            }
-            if entry.key == 0 {
-                return None;
-            }
-            index += 1;
-        }
+        let seen = from.iter().chain(before).find(|entry| entry.key == key || entry.key == 0)?;
+        (seen.key == key).then_some(VipId(seen.vip))
     }
 
     #[inline]

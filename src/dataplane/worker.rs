@@ -11,9 +11,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::counters::Counters;
 use super::flow::{FlowTable, NewFlowBudget, Now};
-use super::memory::prefetch;
 use super::port::{Port, RingStatistics};
-use super::process::{Ledger, NOTHING, Packet, Prepared, State, apply, carry_out, decide, prepare};
+use super::process::{Ingress, Ledger, NOTHING, Prepared, State, conclude, prepare};
 use super::tables::{InterfaceId, Tables};
 use super::verdict::{Conflict, DropReason};
 
@@ -156,6 +155,13 @@ pub struct Parts<P: Port> {
     pub idle: Idle,
 }
 
+/// Frames to send out of one interface, and how many bytes they are together.
+#[derive(Debug)]
+struct Outgoing<F> {
+    frames: Vec<F>,
+    bytes: u64,
+}
+
 /// One pinned thread's state.
 #[derive(Debug)]
 pub struct Worker<P: Port> {
@@ -163,7 +169,7 @@ pub struct Worker<P: Port> {
     /// Frames that belong to no ring.
     free: Vec<P::Frame>,
     /// Frames to send, by interface; empty between two rounds.
-    outgoing: Vec<Vec<P::Frame>>,
+    outgoing: Vec<Outgoing<P::Frame>>,
     /// The frames of one burst, and what was read in them; empty between two.
     burst: Vec<P::Frame>,
     prepared: Box<[Prepared; BURST]>,
@@ -180,13 +186,21 @@ pub struct Worker<P: Port> {
     stopped: bool,
 }
 
+impl<F> Outgoing<F> {
+    #[inline]
+    fn push(&mut self, frame: F, length: usize) {
+        self.frames.push(frame);
+        self.bytes += length as u64;
+    }
+}
+
 impl<P: Port> Worker<P> {
     /// A worker that serves nothing until tables are published to it.
     pub fn new(parts: Parts<P>) -> Self {
         let Parts { ports, frames: free, mailbox, counters, flows, new_flows, idle } = parts;
         let total = free.len();
         Self {
-            outgoing: ports.iter().map(|_| Vec::with_capacity(total)).collect(),
+            outgoing: ports.iter().map(|_| Outgoing { frames: Vec::with_capacity(total), bytes: 0 }).collect(),
             burst: Vec::with_capacity(BURST),
             prepared: Box::new([NOTHING; BURST]),
             budget: NewFlowBudget::new(new_flows, flows.now()),
@@ -294,7 +308,7 @@ impl<P: Port> Worker<P> {
             return;
         };
         if port.write(&mut frame, bytes) {
-            self.outgoing[index].push(frame);
+            self.outgoing[index].push(frame, bytes.len());
         } else {
             self.counters.dropped_for(DropReason::Oversize).add(1);
             self.free.push(frame);
@@ -303,58 +317,69 @@ impl<P: Port> Worker<P> {
 
     /// Takes one burst from one port and processes it, in two steps: see `process`.
     fn burst(&mut self, index: usize, now: Now) -> usize {
-        let port = &mut self.ports[index];
-        let count = port.receive(&mut self.burst, BURST);
-        let ingress = InterfaceId(index as u8);
+        let count = self.ports[index].receive(&mut self.burst, BURST);
+        self.read(index);
+        self.budget.refill(now);
+        self.conclude(index, now);
+        count
+    }
+
+    /// Reads the burst's packets. (A function of its own, as is the other step: together they need more registers than
+    /// there are.)
+    #[inline(never)]
+    fn read(&mut self, index: usize) {
+        let (port, ingress) = (&self.ports[index], Ingress::by(InterfaceId(index as u8), &self.tables));
         let state = State { tables: &self.tables, flows: &self.flows };
+        let mut total = 0;
         for ((at, frame), prepared) in self.burst.iter().enumerate().zip(self.prepared.iter_mut()) {
-            if let Some(first) = self.burst.get(at + AHEAD).and_then(|ahead| port.bytes(ahead).first()) {
-                prefetch(first);
+            if let Some(ahead) = self.burst.get(at + AHEAD) {
+                port.prefetch(ahead);
             }
             let bytes = port.bytes(frame);
-            self.counters.received.add_packet(bytes.len());
-            prepare(&state, &Packet { frame: bytes, ingress, headroom: port.headroom(frame) }, prepared);
+            total += bytes.len();
+            prepare(&state, bytes, ingress, prepared);
         }
-        self.budget.refill(now);
-        let mut ledger = Ledger { counters: &self.counters, budget: &mut self.budget };
+        self.counters.received.add(self.burst.len(), total);
+    }
+
+    /// Decides about the burst's packets, and sorts them by where they leave.
+    #[inline(never)]
+    fn conclude(&mut self, index: usize, now: Now) {
+        let (port, ingress) = (&self.ports[index], InterfaceId(index as u8));
+        let state = State { tables: &self.tables, flows: &self.flows };
+        let conflicts = &self.mailbox.conflicts;
+        let mut ledger = Ledger { counters: &self.counters, budget: &mut self.budget, conflicts };
         for (mut frame, prepared) in self.burst.drain(..).zip(self.prepared.iter()) {
-            let bytes = port.bytes(&frame);
-            let packet = Packet { frame: bytes, ingress, headroom: port.headroom(&frame) };
-            let decision = decide(&state, &packet, prepared, now);
-            let verdict = apply(&decision, (prepared, bytes.len()), &state, &mut ledger, now);
-            if let Some(conflict) = decision.effects.conflict {
-                // Full: the alarm has long been raised.
-                let _ = self.mailbox.conflicts.push(conflict);
-            }
-            let egress = carry_out((verdict, prepared), (port, &mut frame), &self.tables, ingress);
+            let egress = conclude(&state, (prepared, ingress), (port, &mut frame), &mut ledger, now);
             // `decide` lets nothing through to an interface that there is no port for.
             match egress.and_then(|egress| self.outgoing.get_mut(usize::from(egress.0))) {
-                Some(outgoing) => outgoing.push(frame),
+                Some(outgoing) => {
+                    let length = port.length(&frame);
+                    outgoing.push(frame, length);
+                }
                 None => self.free.push(frame),
             }
         }
-        count
     }
 
     /// Hands what is to be sent to the ports; what a full tx ring does not take is dropped and counted.
     fn transmit(&mut self) {
         self.all_sent = true;
         for (port, outgoing) in self.ports.iter_mut().zip(&mut self.outgoing) {
-            if !outgoing.is_empty() {
-                let bytes: usize = outgoing.iter().map(|frame| port.bytes(frame).len()).sum();
-                let wanted = outgoing.len();
-                port.transmit(outgoing);
-                if !outgoing.is_empty() {
+            let Outgoing { frames, bytes } = outgoing;
+            if !frames.is_empty() {
+                let (wanted, bytes) = (frames.len(), std::mem::take(bytes));
+                port.transmit(frames);
+                if !frames.is_empty() {
                     // The device may have finished some since the round began.
                     port.flush();
                     port.reclaim(&mut self.free);
-                    port.transmit(outgoing);
+                    port.transmit(frames);
                 }
-                let lost: usize = outgoing.iter().map(|frame| port.bytes(frame).len()).sum();
-                self.counters.transmitted.packets.add((wanted - outgoing.len()) as u64);
-                self.counters.transmitted.bytes.add((bytes - lost) as u64);
-                self.counters.dropped_for(DropReason::TxRingFull).add(outgoing.len() as u64);
-                self.free.append(outgoing);
+                let lost: usize = frames.iter().map(|frame| port.length(frame)).sum();
+                self.counters.transmitted.add(wanted - frames.len(), bytes as usize - lost);
+                self.counters.dropped_for(DropReason::TxRingFull).add(frames.len() as u64);
+                self.free.append(frames);
             }
             self.all_sent &= port.flush();
         }

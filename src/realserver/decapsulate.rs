@@ -251,7 +251,7 @@ impl Decapsulator {
 }
 
 fn program(bpf: &mut Ebpf) -> Result<&mut Xdp, DecapsulateError> {
-    let program = bpf.program_mut("decapsulate").ok_or(DecapsulateError::Missing("program"))?;
+    let program = bpf.program_mut("pointsman_decap").ok_or(DecapsulateError::Missing("program"))?;
     program.try_into().map_err(program_error)
 }
 

@@ -266,17 +266,11 @@ impl Seen {
     }
 }
 
-/// Whether the walk's counters say that a flow was entered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    Neither,
-    Begun,
-    WithoutRoom,
-}
-
 /// What the walk says it has done.
 pub struct Told {
-    pub outcome: Outcome,
+    /// Flows entered, and flows for which there was no room: by its counters, for this packet.
+    pub begun: u64,
+    pub without_room: u64,
     /// What the table holds afterwards.
     pub there: HashMap<KeyV4, Known>,
     /// The frame's length, bytes.
@@ -384,7 +378,7 @@ impl Model {
                 Verdict::Transmit(MemberId(member))
             }
             Verdict::Drop(reason) => {
-                assert_eq!(told.outcome, Outcome::Neither);
+                assert_eq!((told.begun, told.without_room), (0, 0));
                 *self.counted.drops.entry(reason).or_default() += 1;
                 self.seen.dropped += 1;
                 verdict
@@ -405,7 +399,7 @@ impl Model {
         // Another packet of the same flow may have been quicker.
         let known = self.flows.get(&key).copied();
         let Some(signal) = probe.signal.filter(|_| effect != FlowEffect::None) else {
-            assert_eq!(told.outcome, Outcome::Neither);
+            assert_eq!((told.begun, told.without_room), (0, 0));
             return member;
         };
         let after = known.and_then(|known| known.after(signal, probe.vip, tick));
@@ -414,12 +408,12 @@ impl Model {
             (FlowEffect::Insert, _) if !self.budget.take() => {
                 self.counted.over_budget += 1;
                 self.seen.over_budget += 1;
-                assert_eq!(told.outcome, Outcome::Neither);
+                assert_eq!((told.begun, told.without_room), (0, 0));
                 member
             }
             (FlowEffect::Insert | FlowEffect::TakeOver, Some(after)) => {
                 self.seen.existing += 1;
-                assert_eq!(told.outcome, Outcome::Neither);
+                assert_eq!((told.begun, told.without_room), (0, 0));
                 if can_be_reached { after.member } else { member }
             }
             (FlowEffect::Insert | FlowEffect::TakeOver, None) => {
@@ -443,8 +437,8 @@ impl Model {
     /// The flow is in, and at most one made room for it that may; or it is not, and none could.
     fn enter(&mut self, probe: &Probe, member: u32, told: &Told, was_there: bool, tick: u64) {
         let state = if probe.signal == Some(Signal::Datagram) { FlowState::Single } else { FlowState::Embryonic };
-        match told.outcome {
-            Outcome::Begun => {
+        match (told.begun, told.without_room) {
+            (1, 0) => {
                 let gone: Vec<KeyV4> =
                     self.flows.keys().filter(|known| !told.there.contains_key(known)).copied().collect();
                 assert!(gone.len() <= usize::from(!was_there), "{gone:?} made room for one");
@@ -456,7 +450,7 @@ impl Model {
                 self.flows.insert(probe.key(), Known { member, state, seen: tick });
                 self.counted.begun += 1;
             }
-            Outcome::WithoutRoom => {
+            (0, 1) => {
                 assert!(!was_there, "its own entry is room enough");
                 let stay = self.flows.iter().filter(|(key, known)| !known.may_give_way(vip_of(key), tick)).count();
                 let given_back = if self.given_back.0 == tick { self.given_back.1 } else { 0 };
@@ -465,7 +459,7 @@ impl Model {
                 self.counted.without_room += 1;
                 self.seen.without_room += 1;
             }
-            Outcome::Neither => panic!("{probe:?} begins a flow that is neither in nor refused"),
+            more => panic!("{probe:?} begins a flow: {more:?} entered and refused"),
         }
     }
 

@@ -8,12 +8,13 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use crossbeam::queue::ArrayQueue;
 use pointsman::dataplane::counters::Counters;
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowTable, NewFlowBudget, Now, Timeouts};
 use pointsman::dataplane::port::Port;
 use pointsman::dataplane::port::memory::{self, MemoryPort};
-use pointsman::dataplane::process::{Ledger, NOTHING, Packet, State, apply, carry_out, decide, prepare};
+use pointsman::dataplane::process::{Ingress, Ledger, NOTHING, Packet, State, apply, carry_out, decide, prepare};
 use pointsman::dataplane::select::Seed;
 use pointsman::dataplane::service::{Destination, ServiceTable};
 use pointsman::dataplane::tables::{
@@ -259,11 +260,12 @@ pub fn walk_with(tables: &Tables, flows: &FlowTable, bytes: &[u8], now: Now) -> 
     let state = State { tables, flows };
     let packet = Packet { frame: port.bytes(&frame), ingress, headroom: port.headroom(&frame) };
     let mut prepared = NOTHING;
-    prepare(&state, &packet, &mut prepared);
+    prepare(&state, packet.frame, Ingress::by(packet.ingress, tables), &mut prepared);
     let decision = decide(&state, &packet, &prepared, now);
     let counters = Counters::new(5, 200);
     let mut budget = NewFlowBudget::new(1000, now);
-    let mut ledger = Ledger { counters: &counters, budget: &mut budget };
+    let conflicts = ArrayQueue::new(1);
+    let mut ledger = Ledger { counters: &counters, budget: &mut budget, conflicts: &conflicts };
     let verdict = apply(&decision, (&prepared, bytes.len()), &state, &mut ledger, now);
     let egress = carry_out((verdict, &prepared), (&port, &mut frame), tables, ingress);
     (decision, egress.map(|_| port.bytes(&frame).to_vec()))

@@ -36,6 +36,8 @@ impl Outcome {
             text.push('\n');
         }
         text.extend(self.checks().iter().map(|check| check.line(colours)));
+        text.push('\n');
+        text.push_str(&self.verdict());
         text
     }
 
@@ -64,6 +66,15 @@ impl Outcome {
             "attached": self.attached,
             "checks": self.checks_json(),
         })
+    }
+
+    fn verdict(&self) -> String {
+        let of_vips = self.served.iter().flat_map(Served::checks);
+        let all: Vec<bool> = of_vips.chain(self.checks()).map(|check| check.holds).collect();
+        match all.iter().filter(|holds| !**holds).count() {
+            0 => format!("PASSED: all {} checks held.\n", all.len()),
+            failed => format!("FAILED: {failed} of {} checks did not hold.\n", all.len()),
+        }
     }
 
     fn checks(&self) -> [Check; 2] {
@@ -193,6 +204,7 @@ mod tests {
         assert!(!outcome.all_held());
         assert_eq!(outcome.json()["ok"], false);
         assert!(outcome.text(false).contains(&format!("FAILED {name}")), "{}", outcome.text(false));
+        assert!(outcome.text(false).ends_with("FAILED: 1 of 12 checks did not hold.\n"), "{}", outcome.text(false));
     }
 
     type Spoil<T> = fn(&mut T);
@@ -201,6 +213,7 @@ mod tests {
     fn every_check_of_a_vip_can_fail_and_fails_alone() {
         assert_eq!(failed(&well()), []);
         assert!(well().all_held());
+        assert!(well().text(false).ends_with("\n\nPASSED: all 12 checks held.\n"));
         let cases: [(&str, Spoil<Served>); 8] = [
             ("requests answered", |s| s.report.failures = 1),
             ("requests answered", |s| s.load.connections += 1),

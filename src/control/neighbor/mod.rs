@@ -155,6 +155,13 @@ pub enum Unresolved {
     Unreadable,
 }
 
+impl Link {
+    /// Whether its packets are in Ethernet frames.
+    pub fn is_ethernet(&self) -> bool {
+        self.mac != [0; 6]
+    }
+}
+
 impl Unresolved {
     /// Whether this is an answer, and not merely the lack of one so far.
     pub fn is_definite(&self) -> bool {

@@ -73,6 +73,19 @@ impl<'a, K: Key> Entries<'a, K> {
         None
     }
 
+    /// The value word of the first entry that seems to be this key's, if it is; live or not. `None` says nothing.
+    #[inline]
+    pub(super) fn find_at_once(&self, key: &K) -> Option<Word> {
+        let entry = self.candidates(key).trailing_zeros() as usize;
+        if entry >= K::ENTRIES {
+            return None;
+        }
+        let word = self.word(entry);
+        let is_same = word.destination_port() == key.destination_port();
+        // Word, key, word, as in `read`.
+        (is_same && self.has_key(entry, key) && self.word(entry) == word).then_some(word)
+    }
+
     /// The value word of an entry that is this key's and that is live or pending; see the module's documentation for
     /// why it is.
     #[inline]

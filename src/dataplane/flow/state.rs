@@ -16,6 +16,8 @@ pub enum Signal {
     Rst = 3,
     /// UDP.
     Datagram = 4,
+    /// An ICMP error about the flow: says nothing about its state, and nothing about whether it lives.
+    Error = 5,
 }
 
 impl Signal {
@@ -23,19 +25,8 @@ impl Signal {
     /// for, so RST beats FIN, and FIN beats SYN: what closes never opens.
     #[inline]
     pub const fn from_tcp_flags(flags: u8) -> Self {
-        const FIN: u8 = 0x01;
-        const SYN: u8 = 0x02;
-        const RST: u8 = 0x04;
-        const ACK: u8 = 0x10;
-        if flags & RST != 0 {
-            Self::Rst
-        } else if flags & FIN != 0 {
-            Self::Fin
-        } else if flags & (SYN | ACK) == SYN {
-            Self::Syn
-        } else {
-            Self::Segment
-        }
+        // By table: which flags come next cannot be predicted.
+        BY_FLAGS[(flags & (FIN | SYN | RST | ACK)) as usize]
     }
 
     /// The state in which a flow that nobody has seen before begins with this packet; `None`: it does not.
@@ -44,7 +35,7 @@ impl Signal {
         match self {
             // In mid-stream: after a restart of ours, or from somebody who sends at random.
             Self::Syn | Self::Segment | Self::Fin => Some(FlowState::Embryonic),
-            Self::Rst => None,
+            Self::Rst | Self::Error => None,
             Self::Datagram => Some(FlowState::Single),
         }
     }
@@ -56,6 +47,18 @@ impl Signal {
         matches!(self, Self::Syn | Self::Datagram)
     }
 
+    /// Whether a packet that says this is worth writing down at all.
+    #[inline]
+    pub(super) const fn is_of_its_flow(self) -> bool {
+        !matches!(self, Self::Error)
+    }
+
+    /// Whether a flow in this phase stays in it on this packet; never for a slot that has no flow.
+    #[inline]
+    pub(super) fn keeps(self, phase: usize) -> bool {
+        KEEPS[self as usize] >> (phase & 7) & 1 != 0
+    }
+
     /// The phase that follows this one on this packet; `AFRESH`: the packet is the first of another flow.
     #[inline]
     pub(super) fn next(self, phase: usize) -> u8 {
@@ -63,11 +66,35 @@ impl Signal {
     }
 }
 
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+const BY_FLAGS: [Signal; 1 + (FIN | SYN | RST | ACK) as usize] = {
+    let mut signals = [Signal::Segment; 1 + (FIN | SYN | RST | ACK) as usize];
+    let mut flags = 0;
+    while flags < signals.len() {
+        let bits = flags as u8;
+        signals[flags] = if bits & RST != 0 {
+            Signal::Rst
+        } else if bits & FIN != 0 {
+            Signal::Fin
+        } else if bits & (SYN | ACK) == SYN {
+            Signal::Syn
+        } else {
+            Signal::Segment
+        };
+        flags += 1;
+    }
+    signals
+};
+
 /// No state: the old flow is over and a new one begins.
 pub(super) const AFRESH: u8 = 0;
 
 /// By signal and phase. A VIP has one protocol, so a flow never sees the other one's signals: they change nothing.
-const NEXT: [[u8; 8]; 5] = {
+const NEXT: [[u8; 8]; 6] = {
     const E: u8 = FlowState::Embryonic as u8;
     const T: u8 = FlowState::Established as u8;
     const C: u8 = FlowState::Closing as u8;
@@ -85,7 +112,26 @@ const NEXT: [[u8; 8]; 5] = {
         [0, 0, 0, C, C, C, U, S],
         // Datagram.
         [0, 0, 0, E, T, C, S, S],
+        // Error.
+        [0, 0, 0, E, T, C, U, S],
     ]
+};
+
+/// By signal: the phases that stay as they are, a bit each.
+const KEEPS: [u8; 6] = {
+    let mut keeps = [0; 6];
+    let mut signal = 0;
+    while signal < keeps.len() {
+        let mut phase = FlowState::Embryonic as usize;
+        while phase < 8 {
+            if NEXT[signal][phase] as usize == phase {
+                keeps[signal] |= 1 << phase;
+            }
+            phase += 1;
+        }
+        signal += 1;
+    }
+    keeps
 };
 
 #[cfg(test)]
@@ -131,9 +177,23 @@ mod tests {
             (Closing, Signal::Rst, Some(Closing)),
             (Single, Signal::Datagram, Some(Stream)),
             (Stream, Signal::Datagram, Some(Stream)),
+            (Embryonic, Signal::Error, Some(Embryonic)),
+            (Established, Signal::Error, Some(Established)),
+            (Closing, Signal::Error, Some(Closing)),
+            (Single, Signal::Error, Some(Single)),
+            (Stream, Signal::Error, Some(Stream)),
         ] {
+            assert_eq!(signal.keeps(state as usize), next == Some(state), "{state:?} {signal:?}");
             let found = signal.next(state as usize);
             assert_eq!(found, next.map_or(AFRESH, |next| next as u8), "{state:?} {signal:?}");
+        }
+    }
+
+    #[test]
+    fn a_slot_without_a_flow_is_never_kept() {
+        use Signal::{Datagram, Error, Fin, Rst, Segment, Syn};
+        for signal in [Syn, Segment, Fin, Rst, Datagram, Error] {
+            assert!((0..FlowState::Embryonic as usize).all(|phase| !signal.keeps(phase)), "{signal:?}");
         }
     }
 

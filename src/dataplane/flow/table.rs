@@ -173,6 +173,15 @@ impl<K: Key> Table<K> {
         }
     }
 
+    /// The member of a flow that lies in its first line, and that this packet says nothing new of: what
+    /// [`lookup`](Self::lookup) says about nearly every packet, in half the instructions. `None` says nothing.
+    #[inline]
+    pub fn known(&self, place: Place, key: &K, (signal, now, timeouts): Packet<'_>) -> Option<MemberId> {
+        let word = self.entries(place.primary).find_at_once(key)?;
+        let phase = word.phase_index();
+        (signal.keeps(phase) && timeouts.is_fresh(phase, Tick::at(now), word.tick())).then_some(word.member())
+    }
+
     #[cold]
     fn find_second(&self, place: Place, key: &K) -> Option<Word> {
         self.entries(self.secondary(place)).find(key).map(|(_, word)| word)
@@ -281,7 +290,9 @@ pub(super) fn judge(word: Word, (signal, now, timeouts): Packet<'_>) -> Lookup {
             let age = now.since(word.tick());
             let is_over = signal.is_first_after_expiry() && timeouts.is_expired(phase, age);
             match FlowState::from_bits(next) {
-                Some(next) if !is_over => hit(next, next != state || timeouts.is_stale(phase, age)),
+                Some(next) if !is_over => {
+                    hit(next, signal.is_of_its_flow() && (next != state || timeouts.is_stale(phase, age)))
+                }
                 _ => Lookup::Over,
             }
         }

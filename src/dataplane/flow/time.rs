@@ -64,6 +64,8 @@ const REFRESH_SHIFT: u32 = 5;
 pub struct Timeouts {
     /// In ticks, by phase. A flow is expired when it is older than this and the refresh granule together.
     limits: [u32; 8],
+    /// The parts of them after which a moment is written anew.
+    granules: [u32; 8],
 }
 
 impl Timeouts {
@@ -80,27 +82,28 @@ impl Timeouts {
         let [embryonic, established, closing, udp] = [embryonic, established, closing, udp].map(ticks);
         // Slots that are nobody's or in the making do not expire.
         let never = Tick::MASK;
-        Self { limits: [never, never, never, embryonic, established, closing, udp, udp] }
+        let limits = [never, never, never, embryonic, established, closing, udp, udp];
+        Self { limits, granules: limits.map(|limit| limit >> REFRESH_SHIFT) }
     }
 
     /// Whether an entry of this phase and age is expired.
     #[inline]
     pub(super) fn is_expired(&self, phase: usize, age: u32) -> bool {
         let limit = self.limits[phase & 7];
-        age > limit + (limit >> REFRESH_SHIFT)
+        age > limit + self.granules[phase & 7]
     }
 
     /// Whether an entry of this phase, last seen in that tick, is certainly not to be refreshed. In one comparison:
     /// what lies ahead is left to [`Tick::since`].
     #[inline]
     pub(super) fn is_fresh(&self, phase: usize, now: Tick, seen: Tick) -> bool {
-        now.0.wrapping_sub(seen.0) & Tick::MASK <= self.limits[phase & 7] >> REFRESH_SHIFT
+        now.0.wrapping_sub(seen.0) & Tick::MASK <= self.granules[phase & 7]
     }
 
     /// Whether an entry of this phase and age is to be refreshed by a packet.
     #[inline]
     pub(super) fn is_stale(&self, phase: usize, age: u32) -> bool {
-        age > self.limits[phase & 7] >> REFRESH_SHIFT
+        age > self.granules[phase & 7]
     }
 }
 

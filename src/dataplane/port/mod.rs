@@ -14,6 +14,7 @@ mod shift;
 pub mod steering;
 pub mod xdp;
 
+use super::memory::prefetch;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -42,6 +43,20 @@ pub trait Port {
 
     /// A frame's bytes, to be changed.
     fn bytes_mut<'a>(&'a self, frame: &'a mut Self::Frame) -> &'a mut [u8];
+
+    /// How many bytes that are.
+    #[inline]
+    fn length(&self, frame: &Self::Frame) -> usize {
+        self.bytes(frame).len()
+    }
+
+    /// Asks for the first cache line of a frame's bytes.
+    #[inline]
+    fn prefetch(&self, frame: &Self::Frame) {
+        if let Some(first) = self.bytes(frame).first() {
+            prefetch(first);
+        }
+    }
 
     /// Makes a free frame hold these bytes. `false`, and the frame is unchanged: they are more than it has room for.
     fn write(&self, frame: &mut Self::Frame, bytes: &[u8]) -> bool;

@@ -57,6 +57,11 @@ pub fn driver(interface: &str) -> io::Result<String> {
     Ok(name.to_string_lossy().into_owned())
 }
 
+/// Whether there is an interface of this name.
+pub fn exists(interface: &str) -> bool {
+    driver(interface).err().and_then(|error| error.raw_os_error()) != Some(libc::ENODEV)
+}
+
 /// How many receive queues the interface uses now; `None` if its driver does not say.
 pub fn receive_queues(interface: &str) -> io::Result<Option<u32>> {
     Ok(channels(interface)?.map(|channels| channels.rx + channels.combined).filter(|&queues| queues > 0))
@@ -132,5 +137,6 @@ mod tests {
     #[test]
     fn an_interface_that_is_not_there_is_an_error() {
         assert_eq!(driver("nosuchif0").unwrap_err().raw_os_error(), Some(libc::ENODEV));
+        assert_eq!((exists("nosuchif0"), exists("lo")), (false, true));
     }
 }

@@ -265,7 +265,7 @@ impl Steering {
 }
 
 fn program(bpf: &mut Ebpf) -> Result<&mut Xdp, SteeringError> {
-    let program = bpf.program_mut("steering").ok_or(SteeringError::Missing("program"))?;
+    let program = bpf.program_mut("pointsman_steer").ok_or(SteeringError::Missing("program"))?;
     program.try_into().map_err(|error| SteeringError::Program(Box::new(error)))
 }
 
