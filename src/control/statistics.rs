@@ -1,26 +1,31 @@
-//! The periodic line: `statistics key=value …`, all counts since the start but `pps`.
+//! The periodic line: `statistics key=value …`, all counts since the start but `pps` and `residence_ns`.
+//! `docs/statistics.md` explains every key.
 
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 use std::time::Instant;
 
+use hdrhistogram::Histogram;
+
 use super::model::Model;
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::steering::SteeringCounters;
+use crate::dataplane::residence::histogram;
 use crate::dataplane::tables::{MemberId, VipId};
 use crate::dataplane::verdict::DropReason;
 
-/// Remembers the last line, for the rate.
+/// Remembers the last line, for what is of the time since then.
 #[derive(Debug)]
 pub struct Statistics {
     received: u64,
+    residence: Histogram<u64>,
     at: Instant,
 }
 
 impl Default for Statistics {
     fn default() -> Self {
-        Self { received: 0, at: Instant::now() }
+        Self { received: 0, residence: histogram(), at: Instant::now() }
     }
 }
 
@@ -41,6 +46,7 @@ impl Statistics {
         line.add("pps", (received.saturating_sub(self.received) as f64 / seconds).round());
         (self.received, self.at) = (received, Instant::now());
 
+        self.add_residence(&mut line, workers);
         line.add("received", received);
         line.add("transmitted", sum(&|one| one.transmitted.packets.get()));
         line.add("dropped", sum(&Counters::dropped));
@@ -92,6 +98,22 @@ impl Statistics {
         }
         line.0
     }
+
+    /// Percentiles over all workers' packets since the last line; none if there were no packets.
+    fn add_residence(&mut self, line: &mut Line, workers: &[Arc<Counters>]) {
+        let mut now = histogram();
+        workers.iter().for_each(|one| one.residence.add_to(&mut now));
+        let mut since = now.clone();
+        // Cannot fail: the buckets are the same, and no count in them ever falls.
+        let is_true = since.subtract(&self.residence).is_ok();
+        self.residence = now;
+        if is_true && !since.is_empty() {
+            line.add("residence_ns.p50", since.value_at_quantile(0.5));
+            line.add("residence_ns.p99", since.value_at_quantile(0.99));
+            line.add("residence_ns.p99.9", since.value_at_quantile(0.999));
+            line.add("residence_ns.max", since.max());
+        }
+    }
 }
 
 struct Line(String);
@@ -100,5 +122,90 @@ impl Line {
     fn add(&mut self, key: impl Display, value: impl Display) {
         // Writing to a String cannot fail.
         let _ = write!(self.0, " {key}={value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"
+        [node]
+        hash_seed = "text"
+        [[interface]]
+        name = "eth0"
+        [[vip]]
+        name = "web"
+        address = "203.0.113.2"
+        protocol = "tcp"
+        port = 80
+        pool = "web"
+        [[pool]]
+        name = "web"
+        forward = "dr"
+        [[pool.member]]
+        name = "web1"
+        address = "203.0.113.11"
+    "#;
+
+    struct Rig {
+        model: Model,
+        workers: Vec<Arc<Counters>>,
+        flows: FlowTable,
+        statistics: Statistics,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            Self {
+                model: Model::parse("test.toml", CONFIG).expect("a valid configuration"),
+                workers: (0..2).map(|_| Arc::new(Counters::new(1, 1))).collect(),
+                flows: FlowTable::new(1, 1).expect("memory").0,
+                statistics: Statistics::default(),
+            }
+        }
+
+        fn line(&mut self) -> String {
+            let steering = Some(SteeringCounters::default());
+            self.statistics.line(&self.model, &self.workers, &self.flows, steering)
+        }
+    }
+
+    fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+        line.split(' ').filter_map(|pair| pair.split_once('=')).find(|(one, _)| *one == key).map(|(_, value)| value)
+    }
+
+    #[test]
+    fn every_key_has_its_row_in_the_docs() {
+        let docs = include_str!("../../docs/statistics.md");
+        let documented: String = docs.lines().filter_map(|row| row.strip_prefix("| ")?.split(" | ").next()).collect();
+        let mut rig = Rig::new();
+        rig.workers[0].residence.record(1000, 64);
+        rig.workers[0].dropped_for(DropReason::NoVip).add(1);
+        let line = rig.line();
+        let keys: Vec<_> = line.split(' ').skip(1).filter_map(|pair| pair.split('=').next()).collect();
+        assert!(keys.contains(&"residence_ns.p99.9") && keys.contains(&"drop.no_vip"), "{line}");
+        for key in keys {
+            let name = key.replace("worker.0", "worker.N").replace("worker.1", "worker.N");
+            let name = name.replace("no_vip", "REASON").replace("web/web1", "POOL/NAME");
+            assert!(documented.contains(&format!("`{name}`")), "docs/statistics.md lacks the row of {key}");
+        }
+    }
+
+    #[test]
+    fn residence_is_over_all_workers_and_since_the_last_line() {
+        let mut rig = Rig::new();
+        assert_eq!(value(&rig.line(), "residence_ns.p50"), None, "no packets, no times");
+        rig.workers[0].residence.record(200, 98);
+        rig.workers[1].residence.record(4000, 2);
+        let line = rig.line();
+        assert_eq!(value(&line, "residence_ns.p50"), Some("200"));
+        // 4000 lies in the bucket from 4000 to 4015: 2048 to 4095 is divided into 128.
+        assert_eq!(value(&line, "residence_ns.p99"), Some("4015"));
+        assert_eq!(value(&line, "residence_ns.max"), Some("4015"));
+        rig.workers[1].residence.record(100, 1);
+        let line = rig.line();
+        assert_eq!((value(&line, "residence_ns.p50"), value(&line, "residence_ns.max")), (Some("100"), Some("100")));
+        assert_eq!(value(&rig.line(), "residence_ns.max"), None);
     }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ids::{MemberId, VipId};
 use super::port::RingStatistics;
+use super::residence::Residence;
 use super::verdict::DropReason;
 
 /// A counter that one thread writes and any thread reads. Wraps after 2^64.
@@ -89,6 +90,9 @@ pub struct Counters {
     pub persistence_moved: Counter,
     /// Clients that persistence did not remember: its table had no room.
     pub persistence_without_room: Counter,
+    /// How long packets stayed: from the beginning of the round that took them from the rx ring to its end, when the
+    /// kernel has been told to send them.
+    pub residence: Residence,
     /// Times the worker went to sleep for want of packets.
     pub sleeps: Counter,
     /// Frames that the kernel could not deliver for want of free buffers (`rx_fill_ring_empty_descs`).
@@ -131,6 +135,7 @@ impl Counters {
             persistence_begun: Counter::default(),
             persistence_moved: Counter::default(),
             persistence_without_room: Counter::default(),
+            residence: Residence::new(),
             sleeps: Counter::default(),
             fill_ring_empty: Counter::default(),
             rx_ring_full: Counter::default(),

@@ -29,6 +29,7 @@ pub mod parse;
 pub mod persistence;
 pub mod port;
 pub mod process;
+pub mod residence;
 mod rewrite;
 pub mod schedule;
 pub mod select;

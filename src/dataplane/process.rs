@@ -395,14 +395,17 @@ fn member_of(
     let signal = passenger.signal;
     let (at, counters) = ((passenger.place, &passenger.key), ledger.counters);
     let record = |event| flows.loads.record(event, &tables.limits);
+    let asked = (signal, now, tables.timeouts_of_vip(passenger.key.vip()));
+    let advance = || {
+        flows.v4.advance(passenger.place, &passenger.key, asked, |event| {
+            record(event);
+            begin::confirm(event, passenger, state, now);
+        });
+    };
     match effect {
         FlowEffect::None | FlowEffect::Forget => member,
         FlowEffect::Advance => {
-            let timeouts = tables.timeouts_of_vip(passenger.key.vip());
-            flows.v4.advance(passenger.place, &passenger.key, (signal, now, timeouts), |event| {
-                record(event);
-                begin::confirm(event, passenger, state, now);
-            });
+            advance();
             member
         }
         FlowEffect::Insert | FlowEffect::InsertInTurn | FlowEffect::TakeOver | FlowEffect::TakeOverInTurn => {
@@ -411,14 +414,16 @@ fn member_of(
         FlowEffect::Pass | FlowEffect::PassInTurn => begin::pass((effect, member), passenger, state, ledger, now),
         FlowEffect::Rebind => {
             // Another worker may have been quicker, and another member may have had it before.
-            let asked = (signal, now, tables.timeouts_of_vip(passenger.key.vip()));
             let Lookup::Hit(hit) = flows.v4.lookup(passenger.place, &passenger.key, asked) else { return member };
-            if tables.is_reachable(hit.member) {
-                return hit.member;
-            }
-            let member = begin::remember_client(member, passenger, state, ledger, now);
-            let now_has = flows.v4.rebind(at, hit.member, member, record);
-            counters.flows_rebound.add(1);
+            let now_has = if tables.is_reachable(hit.member) {
+                hit.member
+            } else {
+                let member = begin::remember_client(member, passenger, state, ledger, now);
+                counters.flows_rebound.add(1);
+                flows.v4.rebind(at, hit.member, member, record)
+            };
+            // It is a packet of its flow like any other.
+            advance();
             if tables.is_reachable(now_has) { now_has } else { member }
         }
     }

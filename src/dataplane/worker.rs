@@ -244,9 +244,10 @@ impl<P: Port> Worker<P> {
 
     /// One round: up to `BURSTS` bursts from every port. Says how many packets there were.
     pub fn round(&mut self) -> usize {
-        self.obey();
-        // One clock read per round; tables are swapped between two rounds only.
+        // One clock read per round, and one more if packets came; tables are swapped between two rounds only. Packets
+        // may wait while orders are carried out: that is part of their residence.
         let now = self.flows.now();
+        self.obey();
         let mut received = 0;
         for index in 0..self.ports.len() {
             self.ports[index].reclaim(&mut self.free);
@@ -260,6 +261,9 @@ impl<P: Port> Worker<P> {
             }
         }
         self.transmit();
+        if received > 0 {
+            self.counters.residence.record(self.flows.now().0.saturating_sub(now.0), received);
+        }
         if now.0 >= self.statistics_due {
             self.statistics_due = now.0 + STATISTICS_INTERVAL;
             self.read_statistics();

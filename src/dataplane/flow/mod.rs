@@ -121,7 +121,16 @@ impl FlowTable {
     ///
     /// The memory is not there.
     pub fn new(flows_v4: usize, members: usize) -> io::Result<(Self, Hands)> {
-        Self::of_sizes(&Sizes { flows_v4, persistence_v4: None, members, vips: 0 })
+        Self::with_secret(flows_v4, members, Secret::random())
+    }
+
+    /// The same, with flows where a known secret puts them: for tests and benches that must see the same twice.
+    ///
+    /// # Errors
+    ///
+    /// The memory is not there.
+    pub fn with_secret(flows_v4: usize, members: usize, secret: Secret) -> io::Result<(Self, Hands)> {
+        Self::of(&Sizes { flows_v4, persistence_v4: None, members, vips: 0 }, secret)
     }
 
     /// A table of these sizes, and what sweeps it.
@@ -130,7 +139,11 @@ impl FlowTable {
     ///
     /// The memory is not there.
     pub fn of_sizes(sizes: &Sizes) -> io::Result<(Self, Hands)> {
-        let (v4, hand) = Table::new(sizes.flows_v4, false, Secret::random())?;
+        Self::of(sizes, Secret::random())
+    }
+
+    fn of(sizes: &Sizes, secret: Secret) -> io::Result<(Self, Hands)> {
+        let (v4, hand) = Table::new(sizes.flows_v4, false, secret)?;
         let (templates, keeper) = sizes.persistence_v4.map(Templates::new).transpose()?.unzip();
         let loads = Loads::new(sizes.members, sizes.vips);
         let turns = Turns::new();
