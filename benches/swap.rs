@@ -91,7 +91,7 @@ fn compile_on_and_on(mut plan: Plan, tables: &SyncSender<(Arc<Tables>, Duration)
             return;
         }
         let round = generation as u32;
-        fleet::set_known(&mut network, fleet::member(round / 2 % VIPS, 7), round % 2 == 0);
+        fleet::set_known(&mut network, fleet::member(round / 2 % VIPS, 7), round.is_multiple_of(2));
     }
 }
 
@@ -117,7 +117,7 @@ fn measure(rig: &mut Rig, tables: &Receiver<(Arc<Tables>, Duration)>) -> Measure
             }
         };
         measured.compile.push(compile);
-        if publication % 2 == 0 {
+        if publication.is_multiple_of(2) {
             // Taking the tables alone.
             measured.idle_round.push(rig.round(0, ACK));
             rig.publish(new);
@@ -172,9 +172,9 @@ fn main() {
         rig.publish(first);
         rig.round(0, SYN);
         for flags in [SYN, ACK] {
-            (0..FLOWS as usize / BURST + 1).for_each(|_| {
+            for _ in 0..=FLOWS as usize / BURST {
                 rig.round(BURST, flags);
-            });
+            }
         }
         let mut measured = measure(&mut rig, &receiver);
         print("control: compiling after one member's change", &mut measured.compile);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use pointsman::dataplane::counters::Counters;
 use pointsman::dataplane::port::Port;
 use pointsman::dataplane::port::memory::{MemoryPort, frames};
+use pointsman::dataplane::residence::histogram;
 use pointsman::dataplane::tables::{Interface, InterfaceId, Tables};
 use pointsman::dataplane::verdict::DropReason;
 use pointsman::dataplane::worker::{Idle, Mailbox, NEW_FLOWS, Order, Parts, Worker};
@@ -229,4 +230,33 @@ fn frames_that_come_in_by_one_interface_and_leave_by_the_other_come_back() {
     assert_eq!(sent, collected.iter().sum::<u64>());
     assert!(lost > 0 && full > 0, "the run did not come to full rings: {lost} lost, {full} dropped");
     println!("{offered} offered, {lost} lost, {collected:?} sent by each, {full} dropped for a full tx ring");
+}
+
+#[test]
+fn every_received_packet_has_a_residence_time_and_an_empty_round_has_none() {
+    let Bench { mut worker, mailbox, counters } = bench();
+    mailbox.order(Order::Publish(Arc::new(tables(3, 1500)))).expect("room");
+    worker.round();
+    let recorded = || {
+        let mut residence = histogram();
+        counters.residence.add_to(&mut residence);
+        residence
+    };
+    assert!(recorded().is_empty());
+    let mut longest = 0;
+    for number in [1_u16, 64, 65, 200] {
+        for port in 0..number {
+            // Those that are dropped were there, too.
+            let destination = if port % 2 == 0 { 80 } else { 81 };
+            assert!(worker.ports()[0].deliver(&Frame::tcp(1024 + port, destination, 0).bytes()));
+        }
+        let started = std::time::Instant::now();
+        assert_eq!(worker.round(), usize::from(number));
+        longest = longest.max(started.elapsed().as_nanos() as u64);
+        worker.ports()[0].collect(usize::MAX, |_| {});
+        worker.round();
+    }
+    let residence = recorded();
+    assert_eq!(residence.len(), 1 + 64 + 65 + 200);
+    assert!(residence.min() > 0 && residence.max() <= residence.highest_equivalent(longest), "{longest} ns at most");
 }

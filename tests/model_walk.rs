@@ -86,7 +86,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The frame that a client, or for an error somebody on the way, sends.
-fn frame(probe: &Probe) -> Vec<u8> {
+fn frame(probe: Probe) -> Vec<u8> {
     let (vip, data) = (VIPS[usize::from(probe.vip)], if probe.is_long { 600 } else { 0 });
     let (client, port) = (probe.address(), Probe::CLIENT_PORT);
     let Some(signal) = probe.signal else {
@@ -149,7 +149,7 @@ impl Run {
         match step {
             Step::Wait(nanoseconds) => self.now += nanoseconds,
             Step::Burst(probes) => self.burst(probes),
-            Step::Race { probe, second, is_stale } => self.race(probe, *second, *is_stale),
+            Step::Race { probe, second, is_stale } => self.race(*probe, *second, *is_stale),
             Step::Sweep(lines) => {
                 self.flows.sweep(&mut self.hand, Now(self.now), *lines, &self.tables);
                 let is_whole = *lines >= self.flows.v4.lines();
@@ -166,22 +166,22 @@ impl Run {
     fn burst(&mut self, probes: &[Probe]) {
         self.refill();
         // All are read before the first is decided about, as a worker does.
-        let prepared: Vec<_> = probes.iter().map(|probe| self.prepare(probe, false)).collect();
-        for (probe, prepared) in probes.iter().zip(prepared) {
+        let prepared: Vec<_> = probes.iter().map(|probe| self.prepare(*probe, false)).collect();
+        for (&probe, prepared) in probes.iter().zip(prepared) {
             let decided = self.decide(probe, prepared, false);
             self.carry_out(probe, decided, (false, true));
         }
     }
 
-    fn race(&mut self, probe: &Probe, second: Option<Signal>, is_stale: bool) {
+    fn race(&mut self, probe: Probe, second: Option<Signal>, is_stale: bool) {
         self.refill();
-        let other = Probe { signal: second, ..*probe };
+        let other = Probe { signal: second, ..probe };
         let first = self.prepare(probe, is_stale);
         let first = self.decide(probe, first, is_stale);
-        let second = self.prepare(&other, false);
-        let second = self.decide(&other, second, false);
+        let second = self.prepare(other, false);
+        let second = self.decide(other, second, false);
         self.carry_out(probe, first, (is_stale, false));
-        self.carry_out(&other, second, (false, false));
+        self.carry_out(other, second, (false, false));
     }
 
     fn refill(&mut self) {
@@ -193,7 +193,7 @@ impl Run {
         if is_stale { &self.tables_before } else { &self.tables }
     }
 
-    fn prepare(&self, probe: &Probe, is_stale: bool) -> (Prepared, MemoryPort, memory::MemoryFrame) {
+    fn prepare(&self, probe: Probe, is_stale: bool) -> (Prepared, MemoryPort, memory::MemoryFrame) {
         let port = MemoryPort::new(1);
         let mut slot = memory::frames(1, 2048).remove(0);
         assert!(port.write(&mut slot, &frame(probe)));
@@ -206,7 +206,7 @@ impl Run {
     /// What the walk decides is what the model says.
     fn decide(
         &mut self,
-        probe: &Probe,
+        probe: Probe,
         (prepared, port, frame): (Prepared, MemoryPort, memory::MemoryFrame),
         is_stale: bool,
     ) -> Decided {
@@ -221,7 +221,7 @@ impl Run {
 
     /// What the walk does is what the model says, to the frame's bytes: in one go, as a worker does it, or after what
     /// was decided earlier.
-    fn carry_out(&mut self, probe: &Probe, decided: Decided, (is_stale, in_one_go): (bool, bool)) {
+    fn carry_out(&mut self, probe: Probe, decided: Decided, (is_stale, in_one_go): (bool, bool)) {
         let Decided { prepared, decision, port, mut frame } = decided;
         let length = port.bytes(&frame).len();
         let (begun, refused) = (self.counters.flows_begun.get(), self.counters.flows_without_room.get());

@@ -101,7 +101,9 @@ impl Rig {
     fn cost(&mut self) -> u64 {
         let stretch = |_| {
             let (before, packets) = (cpu_time(), u64::from(FLOWS));
-            (0..packets / BURST as u64).for_each(|_| self.round(BURST as u64, ACK));
+            for _ in 0..packets / BURST as u64 {
+                self.round(BURST as u64, ACK);
+            }
             (cpu_time() - before) / packets
         };
         (0..STRETCHES).map(stretch).max().unwrap_or(1)
@@ -125,7 +127,7 @@ fn publish_on_and_on(
     let first = counters.generation.get() + 1;
     let mut published = Vec::new();
     for round in 0.. {
-        fleet::set_known(&mut network, fleet::member(round / 2 % VIPS, 7), round % 2 == 1);
+        fleet::set_known(&mut network, fleet::member(round / 2 % VIPS, 7), !round.is_multiple_of(2));
         let generation = first + published.len() as u64;
         let tables = Arc::new(plan.compile(&network, &interfaces, generation).tables);
         while counters.generation.get() + 1 < generation && does.load(Ordering::Relaxed) == PUBLISHES {
@@ -168,7 +170,9 @@ fn publish_under_load(rig: &mut Rig, plan: &mut Plan) -> u64 {
         (control.join().expect("control does not panic"), cost, before)
     });
     // What is left in the rings, and with control's last orders.
-    (0..=RING / BURST).for_each(|_| rig.round(0, ACK));
+    for _ in 0..=RING / BURST {
+        rig.round(0, ACK);
+    }
 
     let (packets, number, lost) = (rig.sent - before, published.len(), rig.lost - lost);
     let moves: u64 = rig.left.values().sum();
@@ -195,7 +199,9 @@ fn publishing_at_half_load_loses_no_packet_and_moves_no_flow() {
     rig.mailbox.order(Order::Publish(Arc::new(first.tables))).expect("room");
     rig.round(0, SYN);
     for flags in [SYN, ACK] {
-        (0..FLOWS / 50).for_each(|_| rig.round(50, flags));
+        for _ in 0..FLOWS / 50 {
+            rig.round(50, flags);
+        }
     }
     assert!((0..ATTEMPTS).any(|_| publish_under_load(&mut rig, &mut plan) == 0), "every attempt lost packets");
 }

@@ -102,7 +102,9 @@ impl Statistics {
     /// Percentiles over all workers' packets since the last line; none if there were no packets.
     fn add_residence(&mut self, line: &mut Line, workers: &[Arc<Counters>]) {
         let mut now = histogram();
-        workers.iter().for_each(|one| one.residence.add_to(&mut now));
+        for one in workers {
+            one.residence.add_to(&mut now);
+        }
         let mut since = now.clone();
         // Cannot fail: the buckets are the same, and no count in them ever falls.
         let is_true = since.subtract(&self.residence).is_ok();

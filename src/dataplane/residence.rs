@@ -157,7 +157,9 @@ mod tests {
         let writer = std::thread::spawn({
             let (residence, is_done) = (Arc::clone(&residence), Arc::clone(&is_done));
             move || {
-                (0..ROUNDS).for_each(|round| residence.record(round, 3));
+                for round in 0..ROUNDS {
+                    residence.record(round, 3);
+                }
                 is_done.store(true, Ordering::Release);
             }
         });

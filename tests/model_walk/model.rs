@@ -11,7 +11,6 @@ use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowState, KeyV4, Signal, Timeouts};
 use pointsman::dataplane::parse::FlowKey;
 use pointsman::dataplane::select::{Seed, select};
-use pointsman::dataplane::service::Destination;
 use pointsman::dataplane::tables::{InterfaceId, Member, MemberId, Tables, VipId, Way};
 use pointsman::dataplane::verdict::{DropReason, FlowEffect, Verdict};
 
@@ -117,28 +116,27 @@ pub struct Probe {
 impl Probe {
     pub const CLIENT_PORT: u16 = 1024;
 
-    pub fn address(&self) -> Ipv4Addr {
+    pub fn address(self) -> Ipv4Addr {
         Ipv4Addr::new(192, 0, 2, self.client)
     }
 
-    fn service(&self) -> &'static Service {
+    fn service(self) -> &'static Service {
         &VIPS[usize::from(self.vip)]
     }
 
-    fn key(&self) -> KeyV4 {
+    fn key(self) -> KeyV4 {
         let port = if self.service().port == 0 { self.port } else { 0 };
         KeyV4::new(self.address(), Self::CLIENT_PORT, VipId(self.vip), port)
     }
 
-    fn on_the_wire(&self) -> FlowKey {
-        let Destination { address, protocol, .. } =
-            Destination { address: self.service().address.into(), protocol: self.service().protocol, port: 0 };
+    fn on_the_wire(self) -> FlowKey {
+        let service = self.service();
         FlowKey {
             source: self.address().into(),
-            destination: address,
+            destination: service.address.into(),
             source_port: Self::CLIENT_PORT,
             destination_port: self.port,
-            protocol,
+            protocol: service.protocol,
         }
     }
 }
@@ -320,7 +318,7 @@ impl Model {
     }
 
     /// What must become of a packet.
-    pub fn decide(&mut self, probe: &Probe, is_stale: bool, now: u64) -> (Verdict, FlowEffect) {
+    pub fn decide(&mut self, probe: Probe, is_stale: bool, now: u64) -> (Verdict, FlowEffect) {
         let config = self.config(is_stale);
         let known = self.flows.get(&probe.key()).copied();
         let asked = probe.signal.unwrap_or(Signal::Segment);
@@ -362,7 +360,7 @@ impl Model {
     /// What must follow from a decision, given whether there was room; returns the verdict that must come of it.
     pub fn apply(
         &mut self,
-        probe: &Probe,
+        probe: Probe,
         (verdict, effect): (Verdict, FlowEffect),
         told: &Told,
         is_stale: bool,
@@ -389,7 +387,7 @@ impl Model {
 
     fn remember(
         &mut self,
-        probe: &Probe,
+        probe: Probe,
         (member, effect): (u32, FlowEffect),
         told: &Told,
         is_stale: bool,
@@ -435,7 +433,7 @@ impl Model {
     }
 
     /// The flow is in, and at most one made room for it that may; or it is not, and none could.
-    fn enter(&mut self, probe: &Probe, member: u32, told: &Told, was_there: bool, tick: u64) {
+    fn enter(&mut self, probe: Probe, member: u32, told: &Told, was_there: bool, tick: u64) {
         let state = if probe.signal == Some(Signal::Datagram) { FlowState::Single } else { FlowState::Embryonic };
         match (told.begun, told.without_room) {
             (1, 0) => {
