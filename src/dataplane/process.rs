@@ -408,9 +408,11 @@ fn member_of(
             advance();
             member
         }
-        FlowEffect::Insert | FlowEffect::InsertInTurn | FlowEffect::TakeOver | FlowEffect::TakeOverInTurn => {
-            begin::enter((effect, member), (passenger, signal), state, ledger, now)
-        }
+        FlowEffect::Insert
+        | FlowEffect::InsertScheduled
+        | FlowEffect::InsertInTurn
+        | FlowEffect::TakeOver
+        | FlowEffect::TakeOverInTurn => begin::enter((effect, member), (passenger, signal), state, ledger, now),
         FlowEffect::Pass | FlowEffect::PassInTurn => begin::pass((effect, member), passenger, state, ledger, now),
         FlowEffect::Rebind => {
             // Another worker may have been quicker, and another member may have had it before.
