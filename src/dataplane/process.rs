@@ -348,7 +348,8 @@ pub fn apply(
         let _ = ledger.conflicts.push(conflict);
     }
     let verdict = match (decision.verdict, prepared) {
-        (verdict, _) if decision.effects.flow == FlowEffect::InsertHashed && !ledger.budget.take() => {
+        // Where the flow's later packets are hashed to: a flood ends here.
+        (verdict, _) if decision.effects.flow == FlowEffect::Insert && !ledger.budget.take() => {
             counters.flows_over_budget.add(1);
             verdict
         }
@@ -413,7 +414,7 @@ fn member_of(
             member
         }
         FlowEffect::Insert
-        | FlowEffect::InsertHashed
+        | FlowEffect::InsertScheduled
         | FlowEffect::InsertInTurn
         | FlowEffect::TakeOver
         | FlowEffect::TakeOverInTurn => begin::enter((effect, member), (passenger, signal), state, ledger, now),

@@ -55,11 +55,12 @@ pub enum FlowEffect {
     /// Its flow is known, and its state or the moment it was last seen changes.
     Advance,
     /// Its flow is new, and is entered with the verdict's member if there is room and the budget for new flows allows.
+    /// If not, it goes there all the same: hashing, or persistence, sends its later packets there, too.
     Insert,
-    /// The same, and that member is the one that the flow's later packets are hashed to if it is not entered; its VIP
-    /// asks for nothing else.
-    InsertHashed,
-    /// As [`Insert`](Self::Insert), and its VIP's next turn is taken: if another worker was quicker, the member is that turn's.
+    /// The same with a member that only the entry would name: if the flow is not entered, it goes where its later
+    /// packets will.
+    InsertScheduled,
+    /// The same, and its VIP's next turn is taken: if another worker was quicker, the member is that turn's.
     InsertInTurn,
     /// It is entered in the place of an earlier flow between the same ports: that takes no room, and asks for no budget.
     TakeOver,

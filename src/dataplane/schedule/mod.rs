@@ -118,9 +118,9 @@ impl Pool {
         found.or_else(|| self.candidates.iter().find(|one| one.member == member)).is_some_and(|one| one.weight > 0)
     }
 
-    /// Whether flows go where hashing puts them.
+    /// Whether the scheduler is Maglev's hashing.
     #[inline]
-    pub fn hashes(&self) -> bool {
+    pub fn is_maglev(&self) -> bool {
         self.scheduler == Scheduler::Maglev
     }
 
@@ -132,12 +132,21 @@ impl Pool {
     /// The member of the Maglev slot that the flow hashes to: for packets of unknown flows in mid-stream, and flows
     /// that are not entered into the connection table. Under `sh` it is the source alone that is hashed, so that
     /// these, too, go where their flow went. `None`: no member is usable.
+    #[inline]
     pub fn hashed(&self, (seed, slots): (Seed, &[MemberId]), flow: &FlowKey) -> Option<MemberId> {
         select::select(seed, slots, &self.identity(flow))
     }
 
+    /// The same for a flow that begins, where hashing is the scheduler's choice.
+    #[inline]
+    pub fn hashed_first(&self, table: (Seed, &[MemberId]), flow: &FlowKey) -> Option<MemberId> {
+        let hashes = matches!(self.scheduler, Scheduler::Maglev | Scheduler::SourceHash);
+        hashes.then(|| self.hashed(table, flow)).flatten()
+    }
+
     /// The member for a flow that begins; `None`: there is none that is usable and that `may_take` admits. Changes
     /// nothing: where [`Pool::takes_turns`], the flow's entry is what takes the turn.
+    #[inline(never)]
     pub fn choose(
         &self,
         surroundings: &Surroundings<'_>,
@@ -170,6 +179,7 @@ impl Pool {
     }
 
     /// What of a flow is hashed.
+    #[inline]
     fn identity(&self, flow: &FlowKey) -> FlowKey {
         match self.scheduler {
             Scheduler::SourceHash => {
