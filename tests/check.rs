@@ -57,8 +57,8 @@ interface  eth0
 xdp        mode auto, zero-copy auto, sleeps when idle
 cores      2, 3
 
-VIP web  203.0.113.2 tcp port 80 -> pool web by dr, scheduler maglev, announce arp
-VIP dns  203.0.113.3 udp port any -> pool dns by dr, scheduler maglev, announce none
+VIP web  203.0.113.2 tcp port 80 -> pool web by dr, scheduler maglev, announce arp, persistent /32 for 300s, at most 100000 connections
+VIP dns  203.0.113.3 udp port any -> pool dns by dr, scheduler maglev, announce none, one packet
 
 pool web: 2 members, for web
   web1  203.0.113.4      port 80     weight     1   25.0 %
@@ -109,13 +109,15 @@ fn json_has_stable_keys() {
         "interfaces": [{ "name": "eth0" }],
         "vips": [{
             "name": "web", "address": "203.0.113.2", "protocol": "tcp", "port": 80, "pool": "web",
-            "forward": "dr", "scheduler": "maglev", "announce": "none", "enabled": true,
+            "forward": "dr", "scheduler": "maglev", "announce": "none", "persistence": null,
+            "connection_limit": null, "one_packet": false, "enabled": true,
+            "timeouts": { "tcp_established": "900s", "tcp_syn": "30s", "tcp_closing": "10s" },
         }],
         "pools": [{
-            "name": "web", "forward": "dr", "scheduler": "maglev",
+            "name": "web", "forward": "dr", "scheduler": "maglev", "on_member_down": "reselect",
             "members": [{
                 "name": "web1", "address": "203.0.113.4", "port": null, "weight": 1, "enabled": true,
-                "share_percent": 100.0,
+                "upper_threshold": null, "lower_threshold": null, "share_percent": 100.0,
             }],
         }],
     });

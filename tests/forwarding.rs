@@ -76,6 +76,47 @@ fn two_queues_are_two_workers_that_share_the_load() {
     assert!(shares.iter().all(|&share| share * 4 >= sum), "each worker takes at least a quarter: {shares:?}");
 }
 
+/// Turns are the workers' common property: each connection takes one, whichever worker it comes to.
+#[test]
+fn weighted_round_robin_is_exact_on_two_workers() {
+    const WORKERS: u64 = 2;
+    let Some(lab) = build(&Topology { queues: 2, ..topology() }) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let service = Service { scheduler: "wrr", ..Service::http(&[1, 2, 3]) };
+    let mut balancer = lab.spawn_balancer(&lab.config(&[service])).expect("balancer");
+    let report = lab.client_load(&Load { connections: 6000, ..lab.get() }).expect("load");
+    assert_clean(&report, 6000);
+    balancer.stop().expect("stop");
+    println!("{:?}", report.connections_by_member);
+    for (index, share) in [1000, 2000, 3000].into_iter().enumerate() {
+        let name = Topology::member_name(index);
+        let got = report.connections_by_member.get(&name).copied().unwrap_or(0);
+        assert!(got.abs_diff(share) <= WORKERS, "{name}: {got} of {share}");
+    }
+    let shares = [0, 1].map(|worker| statistic(&balancer, &format!("worker.{worker}")));
+    assert!(shares.iter().all(|&packets| packets > 0), "both took part: {shares:?}");
+}
+
+/// One connection after the other: each finds the earlier ones closing, and the member that has the fewest for its weight.
+#[test]
+fn weighted_least_connections_evens_out_what_members_have() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let service = Service { scheduler: "wlc", ..Service::http(&[1, 1, 2]) };
+    let mut balancer = lab.spawn_balancer(&lab.config(&[service])).expect("balancer");
+    let report = lab.client_load(&Load { connections: 400, concurrency: 1, ..lab.get() }).expect("load");
+    assert_clean(&report, 400);
+    balancer.stop().expect("stop");
+    let names = [0, 1, 2].map(Topology::member_name);
+    let flows =
+        |name: &String| ["active", "inactive"].map(|state| statistic(&balancer, &format!("{state}.web/{name}")));
+    for (name, share) in names.iter().zip([100, 100, 200]) {
+        let got = report.connections_by_member.get(name).copied().unwrap_or(0);
+        println!("{name}: {got} connections of {share}; active and inactive flows left: {:?}", flows(name));
+        assert!(got.abs_diff(share) <= 2, "{name}: {got} of {share}");
+    }
+}
+
 #[test]
 fn several_vips_and_any_port() {
     let any = Service { name: "any".into(), address: [198, 51, 100, 51].into(), port: None, ..Service::http(&[1, 1]) };

@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 use crossbeam::queue::ArrayQueue;
 use model::{Budget, Config, DIRECT, Known, Model, Probe, SECOND, Seen, Told, VIPS};
 use pointsman::dataplane::counters::Counters;
-use pointsman::dataplane::flow::{FlowTable, Hand, KeyV4, NewFlowBudget, Now, Secret, Signal};
+use pointsman::dataplane::flow::{FlowTable, Hands, KeyV4, NewFlowBudget, Now, Secret, Signal};
 use pointsman::dataplane::port::Port;
 use pointsman::dataplane::port::memory::{self, MemoryPort};
 use pointsman::dataplane::process::{
@@ -108,7 +108,7 @@ fn frame(probe: Probe) -> Vec<u8> {
 /// The walk, the model, and the moment.
 struct Run {
     flows: FlowTable,
-    hand: Hand,
+    hand: Hands,
     counters: Counters,
     budget: NewFlowBudget,
     /// What is published, and what was before.

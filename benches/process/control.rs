@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use pointsman::control::maglev::{Candidate, Layout};
 use pointsman::dataplane::counters::Counters;
-use pointsman::dataplane::flow::{FlowTable, Hand, KeyV4, Signal, Timeouts};
+use pointsman::dataplane::flow::{FlowTable, Hands, KeyV4, Signal, Timeouts};
+use pointsman::dataplane::limits::Limits;
 use pointsman::dataplane::select::Seed;
 use pointsman::dataplane::service::{Destination, ServiceTable};
 use pointsman::dataplane::tables::{Interface, InterfaceId, MemberId, Tables, Vip, VipAddress, VipId};
@@ -16,7 +17,7 @@ use super::cases::{Dice, cpu_time};
 use super::generator::Loop;
 use super::packet::{ACK, MAC, PORT, client, tcp_to};
 use super::statistics::{Median, median};
-use super::walk::{Forward, Walk, member};
+use super::walk::{Forward, Walk, member, pool};
 
 const FLOWS: u64 = 1_000_000;
 
@@ -51,15 +52,16 @@ fn timed(work: impl FnOnce()) -> Duration {
     cpu_time().saturating_sub(start)
 }
 
-/// A table that is full of embryonic flows, and its hand.
+/// A table that is full of embryonic flows, and what sweeps it.
 pub(super) struct Sweep {
     flows: FlowTable,
-    hand: Hand,
+    hands: Hands,
+    tables: Tables,
 }
 
 impl Sweep {
     pub(super) fn new() -> Self {
-        let (flows, hand) = FlowTable::new(FLOWS as usize, 1).expect("memory");
+        let (flows, hands) = FlowTable::new(FLOWS as usize, 1).expect("memory");
         let now = flows.now();
         for flow in 0..FLOWS {
             let (address, port) = client(flow);
@@ -67,14 +69,14 @@ impl Sweep {
             let place = flows.v4.place(&key);
             flows.v4.insert((place, &key), MemberId(0), (Signal::Syn, now), &Timeouts::default(), |_| {});
         }
-        Self { flows, hand }
+        Self { flows, hands, tables: Tables::empty() }
     }
 
     /// CPU time of once round, and how many lines there are. Nothing expires: that is what nearly all rounds find.
     pub(super) fn round(&mut self) -> (Duration, u64) {
-        let (flows, hand) = (&self.flows, &mut self.hand);
-        let (lines, now) = (flows.v4.lines(), flows.now());
-        (timed(|| flows.sweep(hand, now, lines, &Timeouts::default())), lines as u64)
+        let Self { flows, hands, tables } = self;
+        let now = flows.now();
+        (timed(|| flows.sweep(hands, now, 1, tables)), flows.v4.lines() as u64)
     }
 }
 
@@ -118,6 +120,7 @@ fn many(generation: u64, slots: &[Arc<[MemberId]>]) -> Tables {
                 slots: Arc::clone(slots),
                 timeouts: Timeouts::default(),
                 destination: destination(index),
+                pool: pool(index * MEMBERS_EACH..(index + 1) * MEMBERS_EACH),
             })
             .collect(),
         members: (0..VIPS * MEMBERS_EACH).map(|id| member(Forward::Direct, id)).collect(),
@@ -125,6 +128,7 @@ fn many(generation: u64, slots: &[Arc<[MemberId]>]) -> Tables {
         addresses: (0..VIPS).map(|index| VipAddress { address: vip(index).into(), announced: announced() }).collect(),
         seed: Seed::from_text("bench"),
         timeouts: Timeouts::default(),
+        limits: Limits::default(),
     }
 }
 

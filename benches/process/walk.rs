@@ -1,10 +1,13 @@
 //! A worker with a loop for a port, tables with one VIP of 100 members, and a connection table.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use pointsman::dataplane::counters::Counters;
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowTable, KeyV4, Lookup, Signal, Timeouts};
+use pointsman::dataplane::limits::Limits;
+use pointsman::dataplane::schedule::{Candidate, OnMemberDown, Pool, Scheduler};
 use pointsman::dataplane::select::Seed;
 use pointsman::dataplane::service::{Destination, ServiceTable};
 use pointsman::dataplane::tables::{Interface, InterfaceId, Member, MemberId, Tables, Vip, VipAddress, VipId, Way};
@@ -69,18 +72,25 @@ pub(super) fn member(forward: Forward, address: u32) -> Member {
     Member { way, egress: InterfaceId(0), largest: 1500 }
 }
 
+/// A pool that goes by its Maglev table.
+pub(super) fn pool(ids: Range<u32>) -> Arc<Pool> {
+    let candidates = ids.map(|id| Candidate { member: MemberId(id), weight: 1 }).collect();
+    Arc::new(Pool::new(Scheduler::Maglev, OnMemberDown::Reselect, candidates))
+}
+
 fn tables(forward: Forward) -> Tables {
     let destination = Destination { address: VIP.into(), protocol: 6, port: PORT };
     let slots: Arc<[MemberId]> = (0..SLOTS).map(|slot| MemberId(slot % MEMBERS)).collect();
     Tables {
         generation: 1,
         services: ServiceTable::new(&[(destination, VipId(0))]),
-        vips: [Vip { slots, timeouts: Timeouts::default(), destination }].into(),
+        vips: [Vip { slots, timeouts: Timeouts::default(), destination, pool: pool(0..MEMBERS) }].into(),
         members: (0..MEMBERS).map(|id| member(forward, 0x0a63_0000 + id)).collect(),
         interfaces: [Interface { mac: MAC }].into(),
         addresses: [VipAddress { address: VIP.into(), announced: [InterfaceId(0)].into_iter().collect() }].into(),
         seed: Seed::from_text("bench"),
         timeouts: Timeouts::default(),
+        limits: Limits::default(),
     }
 }
 
@@ -157,9 +167,9 @@ fn establish(flows: &FlowTable, flow: u64) {
     let key = KeyV4::new(address, port, VipId(0), 0);
     let (place, now, timeouts) = (flows.v4.place(&key), flows.now(), Timeouts::default());
     let member = MemberId((flow % u64::from(MEMBERS)) as u32);
-    flows.v4.insert((place, &key), member, (Signal::Syn, now), &timeouts, |event| flows.loads.record(event));
+    flows.v4.insert((place, &key), member, (Signal::Syn, now), &timeouts, |event| flows.loads.record(event, &None));
     let packet = (Signal::Segment, now, &timeouts);
     if let Lookup::Hit(_) = flows.v4.lookup(place, &key, packet) {
-        flows.v4.advance(place, &key, packet, |event| flows.loads.record(event));
+        flows.v4.advance(place, &key, packet, |event| flows.loads.record(event, &None));
     }
 }

@@ -5,10 +5,13 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::control::model::{ConfigError, Forward, Member, Model, Pool, Vip, VipPort};
+use crate::control::model::{
+    ConfigError, Forward, Member, Model, OnMemberDown, Pool, Protocol, Scheduler, Vip, VipPort,
+};
 
 /// What `check` is asked.
 #[derive(clap::Args)]
@@ -91,7 +94,12 @@ fn summary(model: &Model) -> String {
     for (index, pool) in model.pools.iter().enumerate() {
         let users: Vec<&str> = model.vips.iter().filter(|vip| vip.pool == index).map(|vip| vip.name.as_str()).collect();
         let users = if users.is_empty() { "used by no VIP".to_owned() } else { format!("for {}", users.join(", ")) };
-        let _ = writeln!(text, "\npool {}: {}, {users}", pool.name, counted(pool.members.len(), "member"));
+        let lost = match pool.on_member_down {
+            OnMemberDown::Reselect => "",
+            OnMemberDown::Keep => ", keeps flows of members that are down",
+            OnMemberDown::Drop => ", drops flows of members that are down",
+        };
+        let _ = writeln!(text, "\npool {}: {}, {users}{lost}", pool.name, counted(pool.members.len(), "member"));
         text.push_str(&member_lines(pool));
     }
     text
@@ -99,7 +107,7 @@ fn summary(model: &Model) -> String {
 
 fn vip_line(vip: &Vip, pool: &Pool) -> String {
     format!(
-        "{} {} port {} -> pool {} by {}, scheduler {}, announce {}{}",
+        "{} {} port {} -> pool {} by {}, scheduler {}, announce {}{}{}",
         vip.address,
         vip.protocol,
         vip.port,
@@ -107,8 +115,24 @@ fn vip_line(vip: &Vip, pool: &Pool) -> String {
         pool.forward,
         pool.scheduler,
         vip.announce,
+        limits(vip),
         if vip.enabled { "" } else { ", disabled" },
     )
+}
+
+/// What few VIPs ask for.
+fn limits(vip: &Vip) -> String {
+    let mut text = String::new();
+    if let Some(persistence) = vip.persistence {
+        let _ = write!(text, ", persistent /{} for {}s", persistence.netmask, persistence.timeout.as_secs());
+    }
+    if let Some(limit) = vip.connection_limit {
+        let _ = write!(text, ", at most {limit} connections");
+    }
+    if vip.one_packet {
+        text.push_str(", one packet");
+    }
+    text
 }
 
 fn member_lines(pool: &Pool) -> String {
@@ -123,7 +147,7 @@ fn member_lines(pool: &Pool) -> String {
             member.name,
             member.address.to_string(),
             member.weight,
-            share_percent(member, whole),
+            share_percent(member, pool.scheduler, whole),
             if member.enabled { "" } else { "  disabled" },
         );
     }
@@ -135,16 +159,22 @@ fn member_lines(pool: &Pool) -> String {
 
 /// The sum of the weights that count.
 fn total_weight(pool: &Pool) -> u64 {
-    pool.members.iter().map(effective_weight).sum()
+    pool.members.iter().map(|member| effective_weight(member, pool.scheduler)).sum()
 }
 
-fn effective_weight(member: &Member) -> u64 {
-    if member.enabled { u64::from(member.weight) } else { 0 }
+fn effective_weight(member: &Member, scheduler: Scheduler) -> u64 {
+    match scheduler {
+        _ if !member.enabled => 0,
+        // They look no further than whether it is 0.
+        Scheduler::RoundRobin | Scheduler::LeastConnections => u64::from(member.weight.min(1)),
+        _ => u64::from(member.weight),
+    }
 }
 
-/// What part of new flows the member can expect while all enabled members are up.
-fn share_percent(member: &Member, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { effective_weight(member) as f64 * 100.0 / whole as f64 }
+/// What part of new flows the member can expect while all enabled members are up; where flows are counted, if all last
+/// equally long.
+fn share_percent(member: &Member, scheduler: Scheduler, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { effective_weight(member, scheduler) as f64 * 100.0 / whole as f64 }
 }
 
 /// What `--json` prints.
@@ -206,7 +236,44 @@ struct VipReport<'m> {
     forward: String,
     scheduler: String,
     announce: String,
+    persistence: Option<PersistenceReport>,
+    connection_limit: Option<u32>,
+    one_packet: bool,
+    timeouts: TimeoutsReport,
     enabled: bool,
+}
+
+#[derive(Serialize)]
+struct PersistenceReport {
+    timeout: String,
+    netmask: u8,
+}
+
+/// Those that the VIP's protocol has.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum TimeoutsReport {
+    Tcp { tcp_established: String, tcp_syn: String, tcp_closing: String },
+    Udp { udp: String },
+}
+
+impl TimeoutsReport {
+    fn new(vip: &Vip) -> Self {
+        let timeouts = &vip.timeouts;
+        match vip.protocol {
+            Protocol::Tcp => Self::Tcp {
+                tcp_established: seconds(timeouts.tcp_established),
+                tcp_syn: seconds(timeouts.tcp_syn),
+                tcp_closing: seconds(timeouts.tcp_closing),
+            },
+            Protocol::Udp => Self::Udp { udp: seconds(timeouts.udp) },
+        }
+    }
+}
+
+/// As a configuration may have it.
+fn seconds(duration: Duration) -> String {
+    format!("{}s", duration.as_secs())
 }
 
 #[derive(Serialize)]
@@ -214,6 +281,7 @@ struct PoolReport<'m> {
     name: &'m str,
     forward: String,
     scheduler: String,
+    on_member_down: String,
     members: Vec<MemberReport<'m>>,
 }
 
@@ -223,6 +291,8 @@ struct MemberReport<'m> {
     address: String,
     port: Option<u16>,
     weight: u16,
+    upper_threshold: Option<u32>,
+    lower_threshold: Option<u32>,
     enabled: bool,
     share_percent: f64,
 }
@@ -278,6 +348,13 @@ impl<'m> VipReport<'m> {
             forward: pool.forward.to_string(),
             scheduler: pool.scheduler.to_string(),
             announce: vip.announce.to_string(),
+            persistence: vip.persistence.map(|persistence| PersistenceReport {
+                timeout: seconds(persistence.timeout),
+                netmask: persistence.netmask,
+            }),
+            connection_limit: vip.connection_limit,
+            one_packet: vip.one_packet,
+            timeouts: TimeoutsReport::new(vip),
             enabled: vip.enabled,
         }
     }
@@ -290,6 +367,7 @@ impl<'m> PoolReport<'m> {
             name: &pool.name,
             forward: pool.forward.to_string(),
             scheduler: pool.scheduler.to_string(),
+            on_member_down: pool.on_member_down.to_string(),
             members: pool
                 .members
                 .iter()
@@ -298,8 +376,10 @@ impl<'m> PoolReport<'m> {
                     address: member.address.to_string(),
                     port: member.port,
                     weight: member.weight,
+                    upper_threshold: member.thresholds.map(|thresholds| thresholds.upper),
+                    lower_threshold: member.thresholds.and_then(|thresholds| thresholds.lower),
                     enabled: member.enabled,
-                    share_percent: share_percent(member, whole),
+                    share_percent: share_percent(member, pool.scheduler, whole),
                 })
                 .collect(),
         }

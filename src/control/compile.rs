@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::announce::arp::Announcement;
@@ -11,7 +12,11 @@ use super::maglev::{Candidate, Layout};
 use super::model::{Announce, Forward, Member, Model, Pool, Protocol, VipPort};
 use super::neighbor::{Network, NextHop, Unresolved};
 use crate::dataplane::encap::{OUTER_LENGTH, Source, Template};
-use crate::dataplane::flow::Timeouts;
+use crate::dataplane::flow::{Sizes, Timeouts};
+use crate::dataplane::limits::{Limits, Policy};
+use crate::dataplane::load::Thresholds;
+use crate::dataplane::persistence::Persistence;
+use crate::dataplane::schedule::{self, Pool as TablePool};
 use crate::dataplane::select::Seed;
 use crate::dataplane::service::{Destination, ServiceTable};
 use crate::dataplane::tables::{
@@ -27,11 +32,12 @@ pub struct Plan {
     layouts: Vec<(Layout, Option<Laid>)>,
 }
 
-/// A pool's slots and the usable members that they came from.
-#[derive(Debug)]
+/// What a pool's usable members come to.
+#[derive(Debug, Clone)]
 struct Laid {
     usable: Vec<bool>,
     slots: Arc<[MemberId]>,
+    pool: Arc<TablePool>,
 }
 
 /// What a model and the network's state come to.
@@ -143,9 +149,16 @@ impl Plan {
         self.model.pools.iter().flat_map(|pool| &pool.members).map(|member| member.address).collect()
     }
 
-    /// How many members there are: every [`MemberId`] is below.
-    pub fn member_count(&self) -> usize {
-        self.model.pools.iter().map(|pool| pool.members.len()).sum()
+    /// How much of everything the plan's tables name.
+    pub fn sizes(&self) -> Sizes {
+        let Model { dataplane, vips, pools, .. } = &self.model;
+        let is_persistent = vips.iter().any(|vip| vip.persistence.is_some());
+        Sizes {
+            flows_v4: dataplane.flows_v4,
+            persistence_v4: is_persistent.then_some(dataplane.persistence_v4),
+            members: pools.iter().map(|pool| pool.members.len()).sum(),
+            vips: vips.len(),
+        }
     }
 
     /// Compiles the tables for the network as it is now. `interfaces` are those of the listed ones that are served, in
@@ -158,14 +171,17 @@ impl Plan {
             .flat_map(|pool| pool.members.iter().map(move |member| (pool, member)))
             .map(|(pool, member)| self.compile_member(pool, member, network, interfaces))
             .unzip();
-        let slots = self.lay(&statuses);
-        let timeouts = timeouts(&self.model);
+        let laid = self.lay(&statuses);
+        let timeouts = timeouts(&self.model.timeouts);
         // A disabled VIP keeps its id and its address; it is just not served, and so dropped as that.
         let vips = self
             .model
             .vips
             .iter()
-            .map(|vip| Vip { slots: slots[vip.pool].clone(), timeouts, destination: destination(vip) })
+            .map(|vip| {
+                let Laid { slots, pool, .. } = laid[vip.pool].clone();
+                Vip { slots, timeouts: self::timeouts(&vip.timeouts), destination: destination(vip), pool }
+            })
             .collect();
         let served: Vec<(Destination, VipId)> = self
             .model
@@ -186,6 +202,7 @@ impl Plan {
                 addresses: self.addresses(network, interfaces),
                 seed: Seed::from_text(&self.model.node.hash_seed),
                 timeouts,
+                limits: limits(&self.model),
             },
             services: served.into_iter().map(|(destination, _)| destination).collect(),
             host_addresses: self.host_addresses(network),
@@ -194,21 +211,24 @@ impl Plan {
         }
     }
 
-    /// Every pool's slots, made anew only where its usable members have changed.
-    fn lay(&mut self, statuses: &[MemberStatus]) -> Vec<Arc<[MemberId]>> {
+    /// Every pool's slots and candidates, made anew only where its usable members have changed.
+    fn lay(&mut self, statuses: &[MemberStatus]) -> Vec<Laid> {
         let mut rest = statuses;
-        let mut slots = Vec::with_capacity(self.layouts.len());
-        for (pool, (layout, laid)) in self.model.pools.iter().zip(&mut self.layouts) {
+        let mut all = Vec::with_capacity(self.layouts.len());
+        let pools = self.model.pools.iter().zip(first_ids(&self.model));
+        for ((pool, first), (layout, laid)) in pools.zip(&mut self.layouts) {
             let (members, after) = rest.split_at(pool.members.len());
             rest = after;
             let usable: Vec<bool> = members.iter().map(|member| member.state == MemberState::Up).collect();
             if laid.as_ref().is_none_or(|laid| laid.usable != usable) {
                 let is_up = |id: MemberId| statuses.get(id.0 as usize).is_some_and(|one| one.state == MemberState::Up);
-                *laid = Some(Laid { usable, slots: layout.slots(is_up) });
+                let slots = layout.slots(is_up);
+                let pool = Arc::new(schedulable(pool, first, is_up));
+                *laid = Some(Laid { usable, slots, pool });
             }
-            slots.extend(laid.as_ref().map(|laid| Arc::clone(&laid.slots)));
+            all.extend(laid.clone());
         }
-        slots
+        all
     }
 
     fn compile_member(
@@ -300,14 +320,33 @@ impl Plan {
     }
 }
 
-fn timeouts(model: &Model) -> Timeouts {
-    let timeouts = &model.timeouts;
+fn timeouts(timeouts: &super::model::Timeouts) -> Timeouts {
     Timeouts::new(timeouts.tcp_syn, timeouts.tcp_established, timeouts.tcp_closing, timeouts.udp)
 }
 
 fn compile_interfaces(network: &Network, interfaces: &[String]) -> Box<[Interface]> {
     let mac = |name: &String| network.links.get(name).map_or([0; 6], |link| link.mac);
     interfaces.iter().map(|name| Interface { mac: mac(name) }).collect()
+}
+
+/// What few VIPs and members ask for; nothing as long as none does.
+fn limits(model: &Model) -> Limits {
+    let policy = |vip: &super::model::Vip| Policy {
+        connection_limit: vip.connection_limit.and_then(NonZeroU32::new),
+        one_packet: vip.one_packet,
+        persistence: vip.persistence.map(|persistence| Persistence::new(persistence.timeout, persistence.netmask)),
+    };
+    let members = || model.pools.iter().flat_map(|pool| &pool.members);
+    let thresholds = |member: &Member| {
+        let thresholds = member.thresholds?;
+        let lower = thresholds.lower.and_then(NonZeroU32::new);
+        Some(Thresholds { upper: NonZeroU32::new(thresholds.upper)?, lower })
+    };
+    let has_thresholds = members().any(|member| member.thresholds.is_some());
+    Limits {
+        policies: model.vips.iter().map(policy).collect(),
+        thresholds: if has_thresholds { members().map(thresholds).collect() } else { Box::default() },
+    }
 }
 
 /// The interfaces by which a VIP's address is announced: those in whose subnet it is, where its clients' routers ask
@@ -349,6 +388,16 @@ fn candidates(pool: &Pool, first: u32) -> Vec<Candidate> {
             id: MemberId(id),
         })
         .collect()
+}
+
+/// The pool as its scheduler sees it: every member, in the file's order, those that get no new flows with weight 0.
+fn schedulable(pool: &Pool, first: u32, is_up: impl Fn(MemberId) -> bool) -> TablePool {
+    let weigh = |(member, id): (&Member, u32)| {
+        let weight = if is_up(MemberId(id)) { member.weight } else { 0 };
+        schedule::Candidate { member: MemberId(id), weight }
+    };
+    let candidates = pool.members.iter().zip(first..).map(weigh).collect();
+    TablePool::new(pool.scheduler, pool.on_member_down, candidates)
 }
 
 fn destination(vip: &super::model::Vip) -> Destination {

@@ -19,7 +19,7 @@ use super::neighbor::{Link, Network, Unresolved, WatchError, Watcher};
 use super::plane::{self, Misfit, PATIENCE_WITH_OURSELVES, Place, Plane, PlaneError, Shared};
 use super::publish::WorkerStuck;
 use super::statistics::Statistics;
-use crate::dataplane::flow::{FlowTable, Hand};
+use crate::dataplane::flow::{FlowTable, Hands, SWEEP_ROUND, Sizes};
 use crate::dataplane::memory::LINE_BYTES;
 use crate::dataplane::port::nic;
 use crate::dataplane::port::steering::SteeringCounters;
@@ -36,10 +36,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Between two statistics lines.
 const STATISTICS: Duration = Duration::from_secs(10);
 
-/// The connection table is swept in so many steps, one after the other: a round takes two seconds, so that counts are
-/// true to that; and a step of a table for a million flows takes a tenth of a millisecond of control's time.
-const SWEEP_STEPS: usize = 100;
-const SWEEP_STEP: Duration = Duration::from_millis(20);
+/// The connection table is swept in so many steps, one after the other: a step of a table for a million flows takes a
+/// tenth of a millisecond of control's time.
+const SWEEP_STEPS: u32 = 100;
 
 /// How long a queue is waited for that a process which has just died may still hold.
 const PATIENCE_AT_START: Duration = Duration::from_secs(5);
@@ -67,10 +66,14 @@ pub enum DaemonError {
     #[error("starting: {0}")]
     Start(#[from] std::io::Error),
     /// No memory for the connection table.
-    #[error("memory for a connection table of {wanted} flows: {source} (dataplane.flows_v4 asks for so many)")]
+    #[error("memory for a connection table of {} flows{}: {source} ({} for so many)",
+        wanted.flows_v4,
+        wanted.persistence_v4.map_or_else(String::new, |clients| format!(" and a persistence table of {clients} clients")),
+        if wanted.persistence_v4.is_some() { "dataplane.flows_v4 and persistence_v4 ask" } else { "dataplane.flows_v4 asks" }
+    )]
     FlowTable {
-        /// How many flows it was to fit.
-        wanted: usize,
+        /// What it was to fit.
+        wanted: Sizes,
         /// What the kernel said.
         source: std::io::Error,
     },
@@ -130,8 +133,8 @@ struct Daemon {
     /// Interfaces that have been served at any time.
     ever_served: BTreeSet<String>,
     shared: Shared,
-    /// Sweeps the connection table.
-    hand: Hand,
+    /// Sweep the connection table.
+    hands: Hands,
     announcer: Announcer,
     generation: u64,
     /// What was last said of each member and each problem: a line per change, not per look.
@@ -159,11 +162,16 @@ impl Daemon {
         }
         let plan = Plan::new(model);
         let watcher = Watcher::start(names, plan.targets()).await?;
-        let wanted = plan.model.dataplane.flows_v4;
-        let (flows, hand) =
-            FlowTable::new(wanted, plan.member_count()).map_err(|source| DaemonError::FlowTable { wanted, source })?;
-        let mebibytes = (flows.v4.lines() * LINE_BYTES) >> 20;
-        info!("connection table: {wanted} flows, {mebibytes} MiB on {} pages", flows.v4.pages().name());
+        let wanted = plan.sizes();
+        let (flows, hands) =
+            FlowTable::of_sizes(&wanted).map_err(|source| DaemonError::FlowTable { wanted, source })?;
+        let mebibytes = |lines| (lines * LINE_BYTES) >> 20;
+        let Sizes { flows_v4, persistence_v4, .. } = wanted;
+        let pages = flows.v4.pages().name();
+        info!("connection table: {flows_v4} flows, {} MiB on {pages} pages", mebibytes(flows.v4.lines()));
+        if let (Some(templates), Some(clients)) = (&flows.templates, persistence_v4) {
+            info!("persistence: {clients} clients, {} MiB", mebibytes(templates.lines()));
+        }
         let mut daemon = Self {
             network: watcher.network(),
             plan,
@@ -174,7 +182,7 @@ impl Daemon {
             unfit: BTreeMap::new(),
             ever_served: BTreeSet::new(),
             shared: Shared { counters: Vec::new(), flows: Arc::new(flows) },
-            hand,
+            hands,
             announcer: Announcer::default(),
             generation: 0,
             said: HashMap::new(),
@@ -210,7 +218,7 @@ impl Daemon {
     async fn work(&mut self) -> Result<(), DaemonError> {
         let mut second = interval(SECOND);
         second.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut sweep = interval(SWEEP_STEP);
+        let mut sweep = interval(SWEEP_ROUND / SWEEP_STEPS);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut statistics = interval(STATISTICS);
         statistics.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -400,8 +408,7 @@ impl Daemon {
     fn sweep(&mut self) {
         let Some(plane) = &self.plane else { return };
         let flows = &self.shared.flows;
-        let lines = flows.v4.lines().div_ceil(SWEEP_STEPS);
-        flows.sweep(&mut self.hand, flows.now(), lines, plane.tables());
+        flows.sweep(&mut self.hands, flows.now(), SWEEP_STEPS as usize, plane.tables());
     }
 
     fn each_second(&mut self) -> Result<(), DaemonError> {

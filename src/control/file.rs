@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use super::reader::{Field, Table, read_text};
 use super::report::{Errors, Place};
-use super::value::{Core, Flows, InterfaceName, Name, Port, Timeout, TunnelSource, VipPort, Weight};
-use super::word::{Announce, Forward, Protocol, Scheduler, XdpMode, ZeroCopy};
+use super::value::{
+    Connections, Core, Flows, InterfaceName, Name, PersistenceTimeout, Port, PrefixLength, Timeout, TunnelSource,
+    VipPort, Weight,
+};
+use super::word::{Announce, Forward, OnMemberDown, Protocol, Scheduler, XdpMode, ZeroCopy};
 
 /// Reads all of `text`; what is wrong with it is in `errors`.
 pub(super) fn read(text: &str, errors: &Errors<'_>) -> File {
@@ -80,6 +83,7 @@ pub(super) struct Dataplane {
     pub(super) busy_poll: Option<bool>,
     pub(super) tunnel_source: Option<Field<TunnelSource>>,
     pub(super) flows_v4: Option<Flows>,
+    pub(super) persistence_v4: Option<Flows>,
 }
 
 impl Dataplane {
@@ -92,6 +96,7 @@ impl Dataplane {
             busy_poll: table.with_default("busy_poll", false),
             tunnel_source: table.optional("tunnel_source"),
             flows_v4: table.with_default("flows_v4", Flows(1 << 20)),
+            persistence_v4: table.with_default("persistence_v4", Flows(1 << 18)),
         }
     }
 }
@@ -137,12 +142,15 @@ pub(super) struct Vip {
     pub(super) port: Option<Field<VipPort>>,
     pub(super) pool: Option<Field<Name>>,
     pub(super) announce: Option<Announce>,
+    pub(super) persistence: Option<Persistence>,
+    pub(super) connection_limit: Option<Field<Connections>>,
+    pub(super) one_packet: Option<Field<bool>>,
+    pub(super) timeouts: Option<VipTimeouts>,
     pub(super) enabled: Option<bool>,
 }
 
 impl Vip {
     fn read(table: &mut Table<'_, '_>) -> Vip {
-        table.not_built(&["persistence", "connection_limit"]);
         Vip {
             place: table.place().clone(),
             name: table.required("name"),
@@ -151,7 +159,45 @@ impl Vip {
             port: table.required("port"),
             pool: table.required("pool"),
             announce: table.with_default("announce", Announce::None),
+            persistence: table.inline("persistence", "{ timeout = \"5m\", netmask = 32 }", Persistence::read),
+            connection_limit: table.optional("connection_limit"),
+            one_packet: table.optional("one_packet"),
+            timeouts: table.inline("timeouts", "{ tcp_established = \"15m\" }", VipTimeouts::read),
             enabled: table.with_default("enabled", true),
+        }
+    }
+}
+
+/// A VIP's `persistence`
+pub(super) struct Persistence {
+    pub(super) timeout: Option<PersistenceTimeout>,
+    pub(super) netmask: Option<PrefixLength>,
+}
+
+impl Persistence {
+    fn read(table: &mut Table<'_, '_>) -> Persistence {
+        Persistence {
+            timeout: table.with_default("timeout", PersistenceTimeout(Duration::from_mins(5))),
+            netmask: table.with_default("netmask", PrefixLength(32)),
+        }
+    }
+}
+
+/// A VIP's `timeouts`
+pub(super) struct VipTimeouts {
+    pub(super) tcp_established: Option<Field<Timeout>>,
+    pub(super) tcp_syn: Option<Field<Timeout>>,
+    pub(super) tcp_closing: Option<Field<Timeout>>,
+    pub(super) udp: Option<Field<Timeout>>,
+}
+
+impl VipTimeouts {
+    fn read(table: &mut Table<'_, '_>) -> VipTimeouts {
+        VipTimeouts {
+            tcp_established: table.optional("tcp_established"),
+            tcp_syn: table.optional("tcp_syn"),
+            tcp_closing: table.optional("tcp_closing"),
+            udp: table.optional("udp"),
         }
     }
 }
@@ -161,6 +207,7 @@ pub(super) struct Pool {
     pub(super) name: Option<Field<Name>>,
     pub(super) forward: Option<Forward>,
     pub(super) scheduler: Option<Scheduler>,
+    pub(super) on_member_down: Option<OnMemberDown>,
     pub(super) members: Vec<Member>,
 }
 
@@ -174,6 +221,7 @@ impl Pool {
             name: table.required("name"),
             forward: table.with_default("forward", Forward::Dr),
             scheduler: table.with_default("scheduler", Scheduler::Maglev),
+            on_member_down: table.with_default("on_member_down", OnMemberDown::Reselect),
             members: table.tables("member", Member::read),
         }
     }
@@ -186,17 +234,24 @@ pub(super) struct Member {
     pub(super) address: Option<Field<Ipv4Addr>>,
     pub(super) port: Option<Field<Port>>,
     pub(super) weight: Option<Weight>,
+    pub(super) upper_threshold: Option<Field<Connections>>,
+    pub(super) lower_threshold: Option<Field<Connections>>,
+    /// Whether there is an upper threshold, right or wrong.
+    pub(super) has_upper_threshold: bool,
     pub(super) enabled: Option<bool>,
 }
 
 impl Member {
     fn read(table: &mut Table<'_, '_>) -> Member {
         Member {
+            has_upper_threshold: !table.has_no("upper_threshold"),
             place: table.place().clone(),
             name: table.required("name"),
             address: table.required("address"),
             port: table.optional("port"),
             weight: table.with_default("weight", Weight(1)),
+            upper_threshold: table.optional("upper_threshold"),
+            lower_threshold: table.optional("lower_threshold"),
             enabled: table.with_default("enabled", true),
         }
     }

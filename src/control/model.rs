@@ -18,13 +18,14 @@ use crate::dataplane::tables::InterfaceSet;
 
 pub use super::report::ConfigError;
 pub use super::value::{TunnelSource, VipPort};
-pub use super::word::{Announce, Forward, Protocol, Scheduler, XdpMode, ZeroCopy};
+pub use super::word::{Announce, Forward, OnMemberDown, Protocol, Scheduler, XdpMode, ZeroCopy};
 
 /// A configuration that holds together.
 ///
 /// At least one VIP, at least one interface, every VIP's pool exists, every pool has a member; names, services
 /// (address, protocol, port) and a pool's members are unique; no member and no tunnel's source has a VIP's address, and
-/// no tunnel's source a member's.
+/// no tunnel's source a member's. Only UDP VIPs have `one_packet`, and those no `connection_limit`; a member's lower
+/// threshold is not above its upper one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
     /// `[node]`
@@ -68,6 +69,8 @@ pub struct Dataplane {
     pub tunnel_source: Option<TunnelSource>,
     /// How many flows over IPv4 the connection table fits.
     pub flows_v4: usize,
+    /// How many clients over IPv4 persistence remembers, where a VIP asks for it.
+    pub persistence_v4: usize,
 }
 
 /// How long flows live after their last packet; each 1 s to 13 days.
@@ -105,8 +108,25 @@ pub struct Vip {
     pub pool: usize,
     /// How the network learns of it.
     pub announce: Announce,
+    /// Whether a client's connections stay together, and how.
+    pub persistence: Option<Persistence>,
+    /// How many flows it may have at a time; any number where `None`.
+    pub connection_limit: Option<u32>,
+    /// UDP: every datagram finds its member anew.
+    pub one_packet: bool,
+    /// How long its flows live: `[timeouts]`, less what it has of its own.
+    pub timeouts: Timeouts,
     /// Whether it is served.
     pub enabled: bool,
+}
+
+/// Source-address affinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// How long a client is remembered after its last connection; 1 s to 13 days.
+    pub timeout: Duration,
+    /// How many leading bits of their addresses clients share that count as one; 1 to 32.
+    pub netmask: u8,
 }
 
 /// Members that serve the same thing.
@@ -118,6 +138,8 @@ pub struct Pool {
     pub forward: Forward,
     /// How a new flow's member is chosen.
     pub scheduler: Scheduler,
+    /// What becomes of flows whose member cannot be reached any more.
+    pub on_member_down: OnMemberDown,
     /// In the file's order; never empty.
     pub members: Vec<Member>,
 }
@@ -133,8 +155,19 @@ pub struct Member {
     pub port: Option<u16>,
     /// Its share is weight ÷ the sum of weights; 0 gets nothing new.
     pub weight: u16,
+    /// How many flows it may have, and when it gets new ones again.
+    pub thresholds: Option<Thresholds>,
     /// Whether it may get anything.
     pub enabled: bool,
+}
+
+/// When a member is overloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// With so many flows it is.
+    pub upper: u32,
+    /// With fewer than these it is no longer; with fewer than three quarters of `upper` where `None`.
+    pub lower: Option<u32>,
 }
 
 impl Model {
@@ -227,6 +260,8 @@ fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
     check_cores(&file.dataplane, errors);
     check_interfaces(&file.interfaces, errors);
     check_vips(&file.vips, errors);
+    file.vips.iter().for_each(|vip| limits::check_vip(vip, errors));
+    file.pools.iter().flat_map(|pool| &pool.members).for_each(|member| limits::check_member(member, errors));
     check_pool_references(file, pools, errors);
     unique(errors, names(file.pools.iter().map(|pool| &pool.name)), |name| format!("{name} is already a pool's name"));
 
@@ -427,6 +462,12 @@ fn unique<'f, T: Eq + Hash>(
 
 /// `None` only if an error has been reported.
 fn model(file: File, pools: &PoolIndex) -> Option<Model> {
+    let timeouts = Timeouts {
+        tcp_established: file.timeouts.tcp_established?.0,
+        tcp_syn: file.timeouts.tcp_syn?.0,
+        tcp_closing: file.timeouts.tcp_closing?.0,
+        udp: file.timeouts.udp?.0,
+    };
     Some(Model {
         node: Node {
             name: file.node.name.map(|name| name.value.0),
@@ -440,24 +481,20 @@ fn model(file: File, pools: &PoolIndex) -> Option<Model> {
             busy_poll: file.dataplane.busy_poll?,
             tunnel_source: file.dataplane.tunnel_source.map(|source| source.value),
             flows_v4: file.dataplane.flows_v4?.0,
+            persistence_v4: file.dataplane.persistence_v4?.0,
         },
-        timeouts: Timeouts {
-            tcp_established: file.timeouts.tcp_established?.0,
-            tcp_syn: file.timeouts.tcp_syn?.0,
-            tcp_closing: file.timeouts.tcp_closing?.0,
-            udp: file.timeouts.udp?.0,
-        },
+        timeouts,
         interfaces: file
             .interfaces
             .into_iter()
             .map(|interface| Some(Interface { name: interface.name?.value.0 }))
             .collect::<Option<_>>()?,
-        vips: file.vips.into_iter().map(|vip| vip_of(vip, pools)).collect::<Option<_>>()?,
+        vips: file.vips.into_iter().map(|vip| vip_of(vip, pools, &timeouts)).collect::<Option<_>>()?,
         pools: file.pools.into_iter().map(pool_of).collect::<Option<_>>()?,
     })
 }
 
-fn vip_of(vip: file::Vip, pools: &PoolIndex) -> Option<Vip> {
+fn vip_of(vip: file::Vip, pools: &PoolIndex, timeouts: &Timeouts) -> Option<Vip> {
     Some(Vip {
         pool: pools.of(&vip)?,
         name: vip.name?.value.0,
@@ -465,6 +502,13 @@ fn vip_of(vip: file::Vip, pools: &PoolIndex) -> Option<Vip> {
         protocol: vip.protocol?.value,
         port: vip.port?.value,
         announce: vip.announce?,
+        persistence: match vip.persistence {
+            Some(persistence) => Some(Persistence { timeout: persistence.timeout?.0, netmask: persistence.netmask?.0 }),
+            None => None,
+        },
+        connection_limit: vip.connection_limit.map(|limit| limit.value.0),
+        one_packet: vip.one_packet.is_some_and(|one_packet| one_packet.value),
+        timeouts: limits::timeouts_of(vip.timeouts.as_ref(), timeouts),
         enabled: vip.enabled?,
     })
 }
@@ -474,6 +518,7 @@ fn pool_of(pool: file::Pool) -> Option<Pool> {
         name: pool.name?.value.0,
         forward: pool.forward?,
         scheduler: pool.scheduler?,
+        on_member_down: pool.on_member_down?,
         members: pool.members.into_iter().map(member_of).collect::<Option<_>>()?,
     })
 }
@@ -484,9 +529,13 @@ fn member_of(member: file::Member) -> Option<Member> {
         address: member.address?.value,
         port: member.port.map(|port| port.value.0),
         weight: member.weight?.0,
+        thresholds: member
+            .upper_threshold
+            .map(|upper| Thresholds { upper: upper.value.0, lower: member.lower_threshold.map(|lower| lower.value.0) }),
         enabled: member.enabled?,
     })
 }
 
+mod limits;
 #[cfg(test)]
 mod tests;

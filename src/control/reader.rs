@@ -133,6 +133,24 @@ impl<'t, 'e> Table<'t, 'e> {
         Table::read_with(Place::of_table(&self.path_of(name), at), entries, self.errors, read)
     }
 
+    /// A table that is written in one line, `name = { … }`, and may be left out. `None` if it is, or is no table: the
+    /// latter has been reported.
+    pub(super) fn inline<T>(
+        &mut self,
+        name: &'static str,
+        example: &str,
+        read: impl FnOnce(&mut Table<'t, 'e>) -> T,
+    ) -> Option<T> {
+        let (place, value) = self.take(name)?;
+        let DeValue::Table(entries) = value else {
+            let wrong = Wrong::new(format!("{} is no table", describe(&value)));
+            self.errors.report(&place, wrong.message(&format!("a table, such as {example}")));
+            return None;
+        };
+        let place = Place::of_table(&self.path_of(name), place.at());
+        Some(Table::read_with(place, entries, self.errors, read))
+    }
+
     /// An array of tables, `[[name]]`; empty if it is left out.
     pub(super) fn tables<T>(&mut self, name: &'static str, mut read: impl FnMut(&mut Table<'t, 'e>) -> T) -> Vec<T> {
         let Some((place, value)) = self.take(name) else { return Vec::new() };

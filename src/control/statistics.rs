@@ -12,7 +12,7 @@ use crate::dataplane::counters::Counters;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::steering::SteeringCounters;
 use crate::dataplane::residence::histogram;
-use crate::dataplane::tables::MemberId;
+use crate::dataplane::tables::{MemberId, VipId};
 use crate::dataplane::verdict::DropReason;
 
 /// Remembers the last line, for what is of the time since then.
@@ -70,6 +70,14 @@ impl Statistics {
         line.add("flows.over_budget", sum(&|one| one.flows_over_budget.get()));
         line.add("flows.without_room", sum(&|one| one.flows_without_room.get()));
         line.add("flows.rebound", sum(&|one| one.flows_rebound.get()));
+        line.add("flows.forgotten", sum(&|one| one.flows_forgotten.get()));
+        if let Some(templates) = &flows.templates {
+            line.add("persistence.clients", templates.clients());
+            line.add("persistence.begun", sum(&|one| one.persistence_begun.get()));
+            line.add("persistence.followed", sum(&|one| one.persistence_followed.get()));
+            line.add("persistence.moved", sum(&|one| one.persistence_moved.get()));
+            line.add("persistence.without_room", sum(&|one| one.persistence_without_room.get()));
+        }
         line.add("ring.fill_ring_empty", sum(&|one| one.fill_ring_empty.get()));
         line.add("ring.rx_ring_full", sum(&|one| one.rx_ring_full.get()));
         line.add("ring.rx_dropped", sum(&|one| one.rx_dropped.get()));
@@ -84,6 +92,9 @@ impl Statistics {
             let load = flows.loads.of(MemberId(id));
             line.add(format_args!("active.{}/{}", pool.name, member.name), load.active());
             line.add(format_args!("inactive.{}/{}", pool.name, member.name), load.inactive());
+        }
+        for (vip, id) in model.vips.iter().zip(0..) {
+            line.add(format_args!("vip_flows.{}", vip.name), flows.loads.flows_of_vip(VipId(id)));
         }
         line.0
     }

@@ -157,36 +157,60 @@ impl Value for Timeout {
     }
 
     fn read(value: &DeValue<'_>) -> Result<Timeout, Wrong> {
-        let Some(text) = value.as_str() else {
-            let meant = value.as_integer().map(|seconds| quoted(&format!("{}s", seconds.as_str())));
-            return Err(Wrong { what: format!("{} is no duration", describe(value)), meant });
-        };
-        let found = quoted(text);
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let seconds: u64 = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 60 * 60,
-            "d" => 24 * 60 * 60,
-            "" if digits > 0 => {
-                return Err(Wrong { what: format!("{found} has no unit"), meant: Some(quoted(&format!("{text}s"))) });
-            }
-            _ => return Err(Wrong::new(format!("{found} is no duration"))),
-        };
-        if number.is_empty() {
-            return Err(Wrong::new(format!("{found} is no duration")));
-        }
-        let total = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)).map(Duration::from_secs);
-        match total {
-            Some(total) if total < Self::SHORTEST => Err(Wrong::new(format!("{found} is less than 1s"))),
-            Some(total) if total <= Self::LONGEST => Ok(Timeout(total)),
-            _ => Err(Wrong::new(format!("{found} is more than 13d"))),
-        }
+        duration(value, Timeout::SHORTEST).map(Timeout)
     }
 }
 
-/// How many flows over IPv4 the connection table fits.
+/// How long a client is remembered after its last connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PersistenceTimeout(pub(super) Duration);
+
+impl PersistenceTimeout {
+    /// Control looks every two seconds which clients have connections.
+    const SHORTEST: Duration = Duration::from_secs(5);
+}
+
+impl Value for PersistenceTimeout {
+    fn allowed() -> String {
+        "5s to 13d; units: s, m, h, d".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<PersistenceTimeout, Wrong> {
+        duration(value, PersistenceTimeout::SHORTEST).map(PersistenceTimeout)
+    }
+}
+
+/// A duration up to the longest timeout.
+fn duration(value: &DeValue<'_>, shortest: Duration) -> Result<Duration, Wrong> {
+    let Some(text) = value.as_str() else {
+        let meant = value.as_integer().map(|seconds| quoted(&format!("{}s", seconds.as_str())));
+        return Err(Wrong { what: format!("{} is no duration", describe(value)), meant });
+    };
+    let found = quoted(text);
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        "" if digits > 0 => {
+            return Err(Wrong { what: format!("{found} has no unit"), meant: Some(quoted(&format!("{text}s"))) });
+        }
+        _ => return Err(Wrong::new(format!("{found} is no duration"))),
+    };
+    if number.is_empty() {
+        return Err(Wrong::new(format!("{found} is no duration")));
+    }
+    let total = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)).map(Duration::from_secs);
+    match total {
+        Some(total) if total < shortest => Err(Wrong::new(format!("{found} is less than {}s", shortest.as_secs()))),
+        Some(total) if total <= Timeout::LONGEST => Ok(total),
+        _ => Err(Wrong::new(format!("{found} is more than 13d"))),
+    }
+}
+
+/// How many flows over IPv4 the connection table fits, or how many clients persistence remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flows(pub(super) usize);
 
@@ -205,6 +229,50 @@ impl Value for Flows {
     fn read(value: &DeValue<'_>) -> Result<Flows, Wrong> {
         integer(value, Flows::FEWEST..=Flows::MOST).map(Flows)
     }
+}
+
+/// A number of connections that is not to be exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Connections(pub(super) u32);
+
+impl Connections {
+    /// As many as the largest connection table fits.
+    const MOST: u32 = Flows::MOST as u32;
+}
+
+impl Value for Connections {
+    fn allowed() -> String {
+        format!("1 to {}", Connections::MOST)
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Connections, Wrong> {
+        integer(value, 1..=Connections::MOST).map(Connections)
+    }
+}
+
+/// How many leading bits of an address count; not 0, which would make all clients one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PrefixLength(pub(super) u8);
+
+impl Value for PrefixLength {
+    fn allowed() -> String {
+        "1 to 32".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<PrefixLength, Wrong> {
+        if let Some(text) = value.as_str() {
+            let found = quoted(text);
+            let meant = text.parse::<Ipv4Addr>().ok().and_then(mask_length).map(|length| length.to_string());
+            return Err(Wrong { what: format!("{found} is no prefix length"), meant });
+        }
+        integer(value, 1..=32).map(PrefixLength)
+    }
+}
+
+/// The prefix length of a netmask in dotted decimals, as LVS has it.
+fn mask_length(mask: Ipv4Addr) -> Option<u32> {
+    let ones = mask.to_bits().leading_ones();
+    (ones > 0 && mask.to_bits().count_ones() == ones).then_some(ones)
 }
 
 /// Where tunnels come from: an address, or a block of addresses of which every flow gets one.

@@ -6,6 +6,7 @@ use toml::de::DeValue;
 
 use super::reader::{Value, Wrong, nearest, quoted};
 use super::value::string;
+pub use crate::dataplane::schedule::{OnMemberDown, Scheduler};
 
 /// How the steering program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,13 +58,6 @@ pub enum Forward {
     Ipip,
 }
 
-/// How a new flow's member is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheduler {
-    /// Maglev consistent hashing.
-    Maglev,
-}
-
 /// A closed set of words, written as `Display` shows them.
 pub(super) trait Word: Copy + fmt::Display + 'static {
     /// The words of this version.
@@ -95,8 +89,20 @@ impl Word for Forward {
 }
 
 impl Word for Scheduler {
-    const BUILT: &'static [Self] = &[Scheduler::Maglev];
-    const NOT_BUILT: &'static [&'static str] = &["rr", "wrr", "lc", "wlc", "sh", "sed", "nq"];
+    const BUILT: &'static [Self] = &[
+        Scheduler::Maglev,
+        Scheduler::RoundRobin,
+        Scheduler::WeightedRoundRobin,
+        Scheduler::LeastConnections,
+        Scheduler::WeightedLeastConnections,
+        Scheduler::SourceHash,
+        Scheduler::ShortestExpectedDelay,
+        Scheduler::NeverQueue,
+    ];
+}
+
+impl Word for OnMemberDown {
+    const BUILT: &'static [Self] = &[OnMemberDown::Reselect, OnMemberDown::Keep, OnMemberDown::Drop];
 }
 
 impl fmt::Display for XdpMode {
@@ -150,6 +156,23 @@ impl fmt::Display for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Scheduler::Maglev => "maglev",
+            Scheduler::RoundRobin => "rr",
+            Scheduler::WeightedRoundRobin => "wrr",
+            Scheduler::LeastConnections => "lc",
+            Scheduler::WeightedLeastConnections => "wlc",
+            Scheduler::SourceHash => "sh",
+            Scheduler::ShortestExpectedDelay => "sed",
+            Scheduler::NeverQueue => "nq",
+        })
+    }
+}
+
+impl fmt::Display for OnMemberDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OnMemberDown::Reselect => "reselect",
+            OnMemberDown::Keep => "keep",
+            OnMemberDown::Drop => "drop",
         })
     }
 }

@@ -80,6 +80,16 @@ pub struct Counters {
     pub flows_without_room: Counter,
     /// Flows that were given another member because theirs could not be reached any more.
     pub flows_rebound: Counter,
+    /// Flows that were forgotten because their member could not be reached any more.
+    pub flows_forgotten: Counter,
+    /// New flows that went where persistence had their client.
+    pub persistence_followed: Counter,
+    /// Clients that persistence remembered anew.
+    pub persistence_begun: Counter,
+    /// Clients that were given another member because theirs was not usable any more.
+    pub persistence_moved: Counter,
+    /// Clients that persistence did not remember: its table had no room.
+    pub persistence_without_room: Counter,
     /// How long packets stayed: from the beginning of the round that took them from the rx ring to its end, when the
     /// kernel has been told to send them.
     pub residence: Residence,
@@ -120,6 +130,11 @@ impl Counters {
             flows_over_budget: Counter::default(),
             flows_without_room: Counter::default(),
             flows_rebound: Counter::default(),
+            flows_forgotten: Counter::default(),
+            persistence_followed: Counter::default(),
+            persistence_begun: Counter::default(),
+            persistence_moved: Counter::default(),
+            persistence_without_room: Counter::default(),
             residence: Residence::new(),
             sleeps: Counter::default(),
             fill_ring_empty: Counter::default(),

@@ -5,7 +5,7 @@
 //!    → glance | parse    bytes → flow key and lengths, or why not
 //!    → service   destination → VIP
 //!    → flow      seen before?
-//!    → select    flow → member
+//!    → select    flow → member; for one that begins, by the pool's `schedule`
 //!    → rewrite | encap   MACs, and an outer header for a tunnel
 //!    → port (tx ring)
 //! ```
@@ -15,19 +15,23 @@
 //! and [`memory`] is `unsafe`.
 
 pub mod arp;
+mod begin;
 pub mod counters;
 pub mod encap;
 pub mod flow;
 pub mod glance;
 mod icmp;
 mod ids;
+pub mod limits;
 pub mod load;
 pub mod memory;
 pub mod parse;
+pub mod persistence;
 pub mod port;
 pub mod process;
 pub mod residence;
 mod rewrite;
+pub mod schedule;
 pub mod select;
 pub mod service;
 pub mod tables;

@@ -16,14 +16,14 @@ use crossbeam::queue::ArrayQueue;
 
 use super::counters::Counters;
 use super::encap::{self, OUTER_LENGTH};
-use super::flow::{FlowTable, Insertion, Key as _, KeyV4, Lookup, NewFlowBudget, Now, Place, Signal};
+use super::flow::{FlowTable, Key as _, KeyV4, Lookup, NewFlowBudget, Now, Place, Signal};
 use super::glance::{Glance, glance};
 use super::parse::{ETHERNET_LENGTH, FlowKey, Parsed, parse};
 use super::port::Port;
 use super::service::Destination;
-use super::tables::{InterfaceId, Member, MemberId, Tables, Vip, Way};
+use super::tables::{InterfaceId, Member, MemberId, Tables, Vip, VipId, Way};
 use super::verdict::{Answer, Conflict, Decision, DropReason, Effects, FlowEffect, Verdict};
-use super::{arp, icmp, rewrite, select};
+use super::{arp, begin, icmp, rewrite};
 
 /// What a decision is made from.
 #[derive(Debug, Clone, Copy)]
@@ -83,12 +83,12 @@ pub const NOTHING: Prepared = Prepared::Decided(Verdict::Drop(DropReason::Ethern
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Passenger {
     /// The flow whose member it goes to, as the connection table knows it, and where that looks for it.
-    key: KeyV4,
-    place: Place,
+    pub(super) key: KeyV4,
+    pub(super) place: Place,
     /// Length of the IPv4 packet, header included, bytes.
     length: u16,
     /// What it says about the flow.
-    signal: Signal,
+    pub(super) signal: Signal,
     /// Length of the frame, bytes.
     frame_length: u32,
 }
@@ -186,14 +186,18 @@ fn decide_anew(state: &State<'_>, packet: &Packet<'_>, prepared: &Prepared, now:
     let tables = state.tables;
     let vip_id = passenger.key.vip();
     let effects = Effects { vip: Some(vip_id), ..Effects::default() };
-    let drop = |reason| Decision { verdict: Verdict::Drop(reason), effects };
-    let Some(vip) = tables.vips.get(usize::from(vip_id.0)) else { return drop(DropReason::NoService) };
+    let drop = |reason, flow| Decision { verdict: Verdict::Drop(reason), effects: Effects { flow, ..effects } };
+    let Some(vip) = tables.vips.get(usize::from(vip_id.0)) else {
+        return drop(DropReason::NoService, FlowEffect::None);
+    };
     let (chosen, flow) = choose(state, vip, passenger, now);
-    let Some((id, member)) = chosen.and_then(|id| Some((id, tables.members.get(id.0 as usize)?))) else {
-        return drop(DropReason::NoMember);
+    let member = |id: MemberId| Ok((id, tables.members.get(id.0 as usize).ok_or(DropReason::NoMember)?));
+    let (id, member) = match chosen.and_then(member) {
+        Ok(found) => found,
+        Err(reason) => return drop(reason, flow),
     };
     match obstacle(tables, || *packet, passenger, member) {
-        Some(reason) => drop(reason),
+        Some(reason) => drop(reason, FlowEffect::None),
         None => Decision { verdict: Verdict::Transmit(id), effects: Effects { flow, ..effects } },
     }
 }
@@ -208,34 +212,31 @@ fn decide_rest(packet: &Packet<'_>, verdict: Verdict) -> Decision {
     decision
 }
 
-/// Seen before? If so its member, as long as that can be reached; else one that the flow is hashed to.
+/// Seen before? If so its member, as long as that can be reached.
 #[inline(always)]
-fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, now: Now) -> (Option<MemberId>, FlowEffect) {
+fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, now: Now) -> begin::Choice {
     let Passenger { key, place, signal, .. } = passenger;
     match state.flows.v4.lookup(*place, key, (*signal, now, &vip.timeouts)) {
         Lookup::Hit(hit) if state.tables.is_reachable(hit.member) => {
-            (Some(hit.member), if hit.is_news { FlowEffect::Advance } else { FlowEffect::None })
+            (Ok(hit.member), if hit.is_news { FlowEffect::Advance } else { FlowEffect::None })
         }
-        lookup => choose_anew(state.tables, vip, passenger, lookup),
+        lookup => begin::choose(state, vip, passenger, lookup, now),
     }
 }
 
-#[inline]
-fn choose_anew(tables: &Tables, vip: &Vip, passenger: &Passenger, lookup: Lookup) -> (Option<MemberId>, FlowEffect) {
-    let member = select::select(tables.seed, &vip.slots, &passenger.flow(vip));
-    let begins = passenger.signal.begins_as().is_some();
-    let effect = match lookup {
-        Lookup::Hit(_) if passenger.signal != Signal::Error => FlowEffect::Rebind,
-        Lookup::Miss if begins => FlowEffect::Insert,
-        Lookup::Over if begins => FlowEffect::TakeOver,
-        _ => FlowEffect::None,
-    };
-    (member, effect)
-}
-
 impl Passenger {
+    /// Its flow's VIP.
+    pub(super) fn vip(&self) -> VipId {
+        self.key.vip()
+    }
+
+    /// Whether it is the first packet of its flow, if that is unknown: not one in mid-stream.
+    pub(super) fn opens(&self) -> bool {
+        matches!(self.signal, Signal::Syn | Signal::Datagram)
+    }
+
     /// The flow as it is on the wire.
-    fn flow(&self, vip: &Vip) -> FlowKey {
+    pub(super) fn flow(&self, vip: &Vip) -> FlowKey {
         let Destination { address, protocol, port } = vip.destination;
         FlowKey {
             source: self.key.client().to_bits(),
@@ -348,7 +349,11 @@ pub fn apply(
     }
     let verdict = match (decision.verdict, prepared) {
         (Verdict::Transmit(member), Prepared::ToMember(passenger)) if decision.effects.flow != FlowEffect::None => {
-            Verdict::Transmit(remember(decision.effects.flow, member, passenger, state, ledger, now))
+            remember(decision.effects.flow, member, passenger, state, ledger, now)
+        }
+        (Verdict::Drop(_), Prepared::ToMember(passenger)) if decision.effects.flow == FlowEffect::Forget => {
+            begin::forget(passenger, state, ledger, now);
+            decision.verdict
         }
         (verdict, _) => verdict,
     };
@@ -361,9 +366,24 @@ pub fn apply(
     verdict
 }
 
-/// Brings the connection table up to date; returns the member that the flow has.
+/// Brings the connection table up to date. The verdict stands, unless the flow turns out to have another member than
+/// was decided: then what becomes of a packet to that one.
 #[inline(never)]
 fn remember(
+    effect: FlowEffect,
+    member: MemberId,
+    passenger: &Passenger,
+    state: &State<'_>,
+    ledger: &mut Ledger<'_>,
+    now: Now,
+) -> Verdict {
+    match member_of(effect, member, passenger, state, ledger, now) {
+        same if same == member => Verdict::Transmit(member),
+        other => transmit_to(other, passenger, state.tables),
+    }
+}
+
+fn member_of(
     effect: FlowEffect,
     member: MemberId,
     passenger: &Passenger,
@@ -374,46 +394,57 @@ fn remember(
     let State { tables, flows } = state;
     let signal = passenger.signal;
     let (at, counters) = ((passenger.place, &passenger.key), ledger.counters);
-    let record = |event| flows.loads.record(event);
+    let record = |event| flows.loads.record(event, &tables.limits);
+    let asked = (signal, now, tables.timeouts_of_vip(passenger.key.vip()));
+    let advance = || {
+        flows.v4.advance(passenger.place, &passenger.key, asked, |event| {
+            record(event);
+            begin::confirm(event, passenger, state, now);
+        });
+    };
     match effect {
-        FlowEffect::None => member,
+        FlowEffect::None | FlowEffect::Forget => member,
         FlowEffect::Advance => {
-            let timeouts = tables.timeouts_of_vip(passenger.key.vip());
-            flows.v4.advance(passenger.place, &passenger.key, (signal, now, timeouts), record);
+            advance();
             member
         }
-        FlowEffect::Insert if !ledger.budget.take() => {
-            counters.flows_over_budget.add(1);
-            member
+        FlowEffect::Insert | FlowEffect::InsertInTurn | FlowEffect::TakeOver | FlowEffect::TakeOverInTurn => {
+            begin::enter((effect, member), (passenger, signal), state, ledger, now)
         }
-        FlowEffect::Insert | FlowEffect::TakeOver => {
-            match flows.v4.insert(at, member, (signal, now), *tables, record) {
-                Insertion::Inserted => {
-                    counters.flows_begun.add(1);
-                    member
-                }
-                Insertion::Existing(theirs) if tables.is_reachable(theirs) => theirs,
-                Insertion::Existing(_) => member,
-                Insertion::NotInserted => {
-                    counters.flows_without_room.add(1);
-                    member
-                }
-            }
-        }
+        FlowEffect::Pass | FlowEffect::PassInTurn => begin::pass((effect, member), passenger, state, ledger, now),
         FlowEffect::Rebind => {
             // Another worker may have been quicker, and another member may have had it before.
-            let asked = (signal, now, tables.timeouts_of_vip(passenger.key.vip()));
             let Lookup::Hit(hit) = flows.v4.lookup(passenger.place, &passenger.key, asked) else { return member };
             let now_has = if tables.is_reachable(hit.member) {
                 hit.member
             } else {
+                let member = begin::remember_client(member, passenger, state, ledger, now);
                 counters.flows_rebound.add(1);
                 flows.v4.rebind(at, hit.member, member, record)
             };
             // It is a packet of its flow like any other.
-            flows.v4.advance(passenger.place, &passenger.key, asked, record);
+            advance();
             if tables.is_reachable(now_has) { now_has } else { member }
         }
+    }
+}
+
+/// What becomes of a packet whose flow has another member of the pool than was decided. Of what [`obstacle`] asks, the
+/// packet's own TTL and headroom are in nobody's way: a pool's members are reached alike.
+fn transmit_to(id: MemberId, passenger: &Passenger, tables: &Tables) -> Verdict {
+    let Some(member) = tables.members.get(id.0 as usize) else { return Verdict::Drop(DropReason::NoMember) };
+    let is_too_long = passenger.length > member.largest;
+    let is_listed = usize::from(member.egress.0) < tables.interfaces.len();
+    match &member.way {
+        Way::None => Verdict::Drop(DropReason::NoMember),
+        _ if !is_listed => Verdict::Drop(DropReason::NoEgress),
+        Way::Direct(_) if is_too_long => Verdict::Drop(DropReason::Oversize),
+        Way::Ipip(..) if is_too_long => Verdict::Drop(DropReason::TunnelOversize),
+        // A packet that says something about its flow comes from that flow's client.
+        Way::Ipip(_, template) if template.ends_at(passenger.key.client().to_bits()) => {
+            Verdict::Drop(DropReason::TunnelLoop)
+        }
+        Way::Direct(_) | Way::Ipip(..) => Verdict::Transmit(id),
     }
 }
 

@@ -29,6 +29,29 @@ pub fn select(seed: Seed, slots: &[MemberId], key: &FlowKey) -> Option<MemberId>
     slots.get(slot(hash(seed, key), slots.len())).copied()
 }
 
+/// The same for a flow that begins, if not every usable member may take one: the member of the first of a few slots
+/// that may, each named by hashing again; after these `spare`'s, whom it asks for by mapping a hash onto any range.
+#[inline]
+pub fn select_among(
+    seed: Seed,
+    slots: &[MemberId],
+    key: &FlowKey,
+    may_take: impl Fn(MemberId) -> bool,
+    spare: impl FnOnce(&dyn Fn(usize) -> usize) -> Option<MemberId>,
+) -> Option<MemberId> {
+    /// With half of the slots' members in the way, one flow in 256 needs the spare.
+    const LOOKS: usize = 8;
+    let mut hash = hash(seed, key);
+    for _ in 0..LOOKS {
+        let member = *slots.get(slot(hash, slots.len()))?;
+        if may_take(member) {
+            return Some(member);
+        }
+        hash = fold(hash ^ SECRET[0], SECRET[1]);
+    }
+    spare(&|count| slot(hash, count))
+}
+
 /// Maps a hash evenly onto `0..slots` without a division (Lemire, "Fast random integer generation in an interval",
 /// 2019, §3).
 #[inline]
@@ -36,12 +59,13 @@ fn slot(hash: u64, slots: usize) -> usize {
     ((u128::from(hash) * slots as u128) >> 64) as usize
 }
 
+/// wyhash's default secret: odd, with 32 bits set in balance.
+const SECRET: [u64; 2] = [0x2d35_8dcc_aa6c_78a5, 0x8bb8_4b93_962e_acc9];
+
 /// Two rounds of multiply-and-fold over the five-tuple, as in wyhash's short-key path (Wang Yi, wyhash final version
 /// 4): about 2 ns, and every bit of the key reaches every bit of the result.
 #[inline]
 fn hash(Seed([first, second]): Seed, key: &FlowKey) -> u64 {
-    // wyhash's default secret: odd, with 32 bits set in balance.
-    const SECRET: [u64; 2] = [0x2d35_8dcc_aa6c_78a5, 0x8bb8_4b93_962e_acc9];
     let addresses = u64::from(key.source) << 32 | u64::from(key.destination);
     let rest = u64::from(key.source_port) << 32 | u64::from(key.destination_port) << 16 | u64::from(key.protocol);
     fold(SECRET[0] ^ first, fold(addresses ^ SECRET[1] ^ second, rest ^ first))

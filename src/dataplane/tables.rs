@@ -6,6 +6,8 @@
 use super::encap::Template;
 use super::flow::{Timeouts, TimeoutsOf};
 pub use super::ids::{InterfaceId, InterfaceSet, MemberId, VipId};
+use super::limits::Limits;
+use super::schedule::Pool;
 use super::select::Seed;
 use super::service::{Destination, ServiceTable};
 
@@ -28,6 +30,8 @@ pub struct Tables {
     pub seed: Seed,
     /// How long flows live whose VIP is no more.
     pub timeouts: Timeouts,
+    /// What few VIPs and members ask for.
+    pub limits: Limits,
 }
 
 /// One virtual service.
@@ -39,6 +43,8 @@ pub struct Vip {
     pub timeouts: Timeouts,
     /// What it serves.
     pub destination: Destination,
+    /// How its new flows find a member, and what becomes of those that lose theirs.
+    pub pool: std::sync::Arc<Pool>,
 }
 
 /// What is needed to send a packet to one member: one cache line.
@@ -92,6 +98,7 @@ impl Tables {
             addresses: Box::default(),
             seed: Seed::from_text(""),
             timeouts: Timeouts::default(),
+            limits: Limits::default(),
         }
     }
 

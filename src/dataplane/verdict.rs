@@ -56,10 +56,20 @@ pub enum FlowEffect {
     Advance,
     /// Its flow is new, and is entered with the verdict's member if there is room and the budget for new flows allows.
     Insert,
-    /// The same, in the place of an earlier flow between the same ports: that takes no room, and asks for no budget.
+    /// The same, and its VIP's next turn is taken: if another worker was quicker, the member is that turn's.
+    InsertInTurn,
+    /// It is entered in the place of an earlier flow between the same ports: that takes no room, and asks for no budget.
     TakeOver,
+    /// The same, and its VIP's next turn is taken.
+    TakeOverInTurn,
     /// Its flow is known, and its member cannot be reached any more: the verdict's member takes over.
     Rebind,
+    /// No flow is entered (the VIP's mode is one packet): only persistence remembers the client.
+    Pass,
+    /// The same, and its VIP's next turn is taken.
+    PassInTurn,
+    /// Its flow is known, its member cannot be reached any more, and it is forgotten.
+    Forget,
 }
 
 /// Another host claims a VIP's address.
@@ -150,6 +160,14 @@ drop_reasons! {
     NoService = "no_service",
     /// The VIP's pool has no member that could take the packet.
     NoMember = "no_member",
+    /// The packet begins a flow, and its VIP has as many as its `connection_limit` allows.
+    ConnectionLimit = "connection_limit",
+    /// Every member of the VIP's pool that could take a new flow has too many.
+    MembersOverloaded = "members_overloaded",
+    /// The flow's member cannot be reached, and its pool keeps flows where they are (`on_member_down = "keep"`).
+    MemberDownKept = "member_down_kept",
+    /// The flow's member could not be reached any more, and the flow was forgotten (`on_member_down = "drop"`).
+    MemberDownDropped = "member_down_dropped",
     /// The packet is larger than the MTU on the way to its member.
     Oversize = "oversize",
     /// In a tunnel, the packet and its outer header are larger than the MTU on the way to its member.

@@ -19,6 +19,8 @@ pub struct Service {
     pub port: Option<u16>,
     /// How its pool forwards: `dr`, `ipip`, ….
     pub forward: &'static str,
+    /// How its pool chooses members for new flows: `maglev`, `wrr`, ….
+    pub scheduler: &'static str,
     /// The weights of the lab's first members: as many members as there are weights.
     pub weights: Vec<u16>,
 }
@@ -32,6 +34,7 @@ impl Service {
             protocol: "tcp",
             port: Some(80),
             forward: "dr",
+            scheduler: "maglev",
             weights: weights.to_vec(),
         }
     }
@@ -52,13 +55,13 @@ pub(super) fn config(topology: &Topology, directory: &Path, dataplane: &[&str], 
     for interface in topology.layout.balancer_interfaces() {
         let _ = write!(toml, "\n[[interface]]\nname = \"{interface}\"\n");
     }
-    for Service { name, address, protocol, port, forward, weights } in services {
+    for Service { name, address, protocol, port, forward, scheduler, weights } in services {
         let port = port.map_or_else(|| "\"any\"".to_owned(), |port| port.to_string());
         let _ = write!(
             toml,
             "\n[[vip]]\nname = \"{name}\"\naddress = \"{address}\"\nprotocol = \"{protocol}\"\nport = {port}\n\
              pool = \"{name}\"\nannounce = \"arp\"\n\
-             \n[[pool]]\nname = \"{name}\"\nforward = \"{forward}\"\nscheduler = \"maglev\"\n"
+             \n[[pool]]\nname = \"{name}\"\nforward = \"{forward}\"\nscheduler = \"{scheduler}\"\n"
         );
         for (index, weight) in weights.iter().enumerate() {
             let _ = write!(

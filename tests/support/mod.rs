@@ -12,9 +12,11 @@ use crossbeam::queue::ArrayQueue;
 use pointsman::dataplane::counters::Counters;
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowTable, NewFlowBudget, Now, Timeouts};
+use pointsman::dataplane::limits::Limits;
 use pointsman::dataplane::port::Port;
 use pointsman::dataplane::port::memory::{self, MemoryPort};
 use pointsman::dataplane::process::{Ingress, Ledger, NOTHING, Packet, State, apply, carry_out, decide, prepare};
+use pointsman::dataplane::schedule::{Candidate, OnMemberDown, Pool, Scheduler};
 use pointsman::dataplane::select::Seed;
 use pointsman::dataplane::service::{Destination, ServiceTable};
 use pointsman::dataplane::tables::{
@@ -223,8 +225,17 @@ pub fn tables(members: u32, mtu: u16) -> Tables {
     ];
     let tunnels: Arc<[MemberId]> = slots.iter().map(|slot| MemberId(slot.0 + members)).collect();
     let timeouts = Timeouts::default();
-    let vip =
-        |slots: &Arc<[MemberId]>, id: usize| Vip { slots: Arc::clone(slots), timeouts, destination: services[id].0 };
+    let vip = |slots: &Arc<[MemberId]>, id: usize| {
+        let mut usable: Vec<MemberId> = slots.to_vec();
+        usable.sort_unstable();
+        usable.dedup();
+        let pool = Arc::new(pool(
+            Scheduler::Maglev,
+            OnMemberDown::Reselect,
+            &usable.iter().map(|id| (id.0, 1)).collect::<Vec<_>>(),
+        ));
+        Vip { slots: Arc::clone(slots), timeouts, destination: services[id].0, pool }
+    };
     let everywhere: InterfaceSet = [InterfaceId(0)].into_iter().collect();
     let address = |last, announced| VipAddress {
         address: Ipv4Addr::new(203, 0, 113, last).into(),
@@ -244,7 +255,14 @@ pub fn tables(members: u32, mtu: u16) -> Tables {
         addresses: [address(2, true), address(3, true), address(4, false), address(6, false)].into(),
         seed: Seed::from_text("test"),
         timeouts,
+        limits: Limits::default(),
     }
+}
+
+/// A pool of these members and their weights.
+pub fn pool(scheduler: Scheduler, on_member_down: OnMemberDown, members: &[(u32, u16)]) -> Pool {
+    let candidates = members.iter().map(|&(id, weight)| Candidate { member: MemberId(id), weight }).collect();
+    Pool::new(scheduler, on_member_down, candidates)
 }
 
 /// A small connection table, for `tables` of up to a hundred members.
@@ -254,6 +272,17 @@ pub fn flows() -> FlowTable {
 
 /// What the walk decides about a frame, what it sends then, and what the table remembers of it.
 pub fn walk_with(tables: &Tables, flows: &FlowTable, bytes: &[u8], now: Now) -> (Decision, Option<Vec<u8>>) {
+    let mut budget = NewFlowBudget::new(1000, now);
+    walk_within((tables, flows), &mut budget, bytes, now)
+}
+
+/// The same with a budget for new flows.
+pub fn walk_within(
+    (tables, flows): (&Tables, &FlowTable),
+    budget: &mut NewFlowBudget,
+    bytes: &[u8],
+    now: Now,
+) -> (Decision, Option<Vec<u8>>) {
     let (port, ingress) = (MemoryPort::new(1), InterfaceId(0));
     let mut frame = memory::frames(1, 2048).remove(0);
     assert!(port.write(&mut frame, bytes));
@@ -263,9 +292,8 @@ pub fn walk_with(tables: &Tables, flows: &FlowTable, bytes: &[u8], now: Now) -> 
     prepare(&state, packet.frame, Ingress::by(packet.ingress, tables), &mut prepared);
     let decision = decide(&state, &packet, &prepared, now);
     let counters = Counters::new(5, 200);
-    let mut budget = NewFlowBudget::new(1000, now);
     let conflicts = ArrayQueue::new(1);
-    let mut ledger = Ledger { counters: &counters, budget: &mut budget, conflicts: &conflicts };
+    let mut ledger = Ledger { counters: &counters, budget, conflicts: &conflicts };
     let verdict = apply(&decision, (&prepared, bytes.len()), &state, &mut ledger, now);
     let egress = carry_out((verdict, &prepared), (&port, &mut frame), tables, ingress);
     (decision, egress.map(|_| port.bytes(&frame).to_vec()))

@@ -52,6 +52,7 @@ fn refused() {
         WORDS,
         TUNNEL_SOURCES,
         TIMEOUTS,
+        LIMITS,
         NOT_BUILT,
         NAMES,
         DUPLICATES,
@@ -284,7 +285,7 @@ const KEYS: &[Row] = &[
         r#"protocol = "tcp"
 anounce = "arp""#,
         &[
-            r#"web.toml:8:1: vip[0].anounce: unknown key (allowed: name, address, protocol, port, pool, announce, enabled; did you mean "announce"?)"#,
+            r#"web.toml:8:1: vip[0].anounce: unknown key (allowed: name, address, protocol, port, pool, announce, persistence, connection_limit, one_packet, timeouts, enabled; did you mean "announce"?)"#,
         ],
     ),
     (
@@ -292,7 +293,9 @@ anounce = "arp""#,
         r#"protocol = "tcp""#,
         r#"protocol = "tcp"
 colour = "red""#,
-        &["web.toml:8:1: vip[0].colour: unknown key (allowed: name, address, protocol, port, pool, announce, enabled)"],
+        &[
+            "web.toml:8:1: vip[0].colour: unknown key (allowed: name, address, protocol, port, pool, announce, persistence, connection_limit, one_packet, timeouts, enabled)",
+        ],
     ),
     (
         "an unknown key that must be quoted",
@@ -300,7 +303,7 @@ colour = "red""#,
         r#"protocol = "tcp"
 "a b\n" = 1"#,
         &[
-            r#"web.toml:8:1: vip[0]."a b\n": unknown key (allowed: name, address, protocol, port, pool, announce, enabled)"#,
+            r#"web.toml:8:1: vip[0]."a b\n": unknown key (allowed: name, address, protocol, port, pool, announce, persistence, connection_limit, one_packet, timeouts, enabled)"#,
         ],
     ),
     (
@@ -327,7 +330,7 @@ x3 = 1
 "#,
         &[
             "web.toml:2:1: node.x1: unknown key (allowed: name, state_dir, hash_seed)",
-            "web.toml:4:1: dataplane.x2: unknown key (allowed: cores, xdp_mode, zero_copy, busy_poll, tunnel_source, flows_v4)",
+            "web.toml:4:1: dataplane.x2: unknown key (allowed: cores, xdp_mode, zero_copy, busy_poll, tunnel_source, flows_v4, persistence_v4)",
             "web.toml:7:1: interface[0].x3: unknown key (allowed: name)",
         ],
     ),
@@ -337,7 +340,7 @@ x3 = 1
         r#"address = "203.0.113.5"
 wieght = 2"#,
         &[
-            r#"web.toml:21:1: pool[0].member[1].wieght: unknown key (allowed: name, address, port, weight, enabled; did you mean "weight"?)"#,
+            r#"web.toml:21:1: pool[0].member[1].wieght: unknown key (allowed: name, address, port, weight, upper_threshold, lower_threshold, enabled; did you mean "weight"?)"#,
         ],
     ),
     (
@@ -347,7 +350,7 @@ name = "web""#,
         r#"[[pool]]
 name = "web"
 method = "dr""#,
-        &["web.toml:13:1: pool[0].method: unknown key (allowed: name, forward, scheduler, member)"],
+        &["web.toml:13:1: pool[0].method: unknown key (allowed: name, forward, scheduler, on_member_down, member)"],
     ),
     (
         "a key in the wrong letters",
@@ -355,7 +358,7 @@ method = "dr""#,
         r#"Protocol = "tcp""#,
         &[
             r#"web.toml:4:1: vip[0].protocol: is missing (allowed: "tcp", "udp")"#,
-            r#"web.toml:7:1: vip[0].Protocol: unknown key (allowed: name, address, protocol, port, pool, announce, enabled; did you mean "protocol"?)"#,
+            r#"web.toml:7:1: vip[0].Protocol: unknown key (allowed: name, address, protocol, port, pool, announce, persistence, connection_limit, one_packet, timeouts, enabled; did you mean "protocol"?)"#,
         ],
     ),
     (
@@ -603,7 +606,44 @@ name = "web""#,
         r#"[[pool]]
 name = "web"
 scheduler = "magleev""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "magleev" is unknown (allowed: "maglev"; did you mean "maglev"?)"#],
+        &[
+            r#"web.toml:13:13: pool[0].scheduler: "magleev" is unknown (allowed: "maglev", "rr", "wrr", "lc", "wlc", "sh", "sed", "nq"; did you mean "maglev"?)"#,
+        ],
+    ),
+    (
+        "a scheduler that IPVS has and we do not",
+        r#"[[pool]]
+name = "web""#,
+        r#"[[pool]]
+name = "web"
+scheduler = "lblc""#,
+        &[
+            r#"web.toml:13:13: pool[0].scheduler: "lblc" is unknown (allowed: "maglev", "rr", "wrr", "lc", "wlc", "sh", "sed", "nq")"#,
+        ],
+    ),
+    (
+        "something else to do when a member is down",
+        r#"[[pool]]
+name = "web""#,
+        r#"[[pool]]
+name = "web"
+on_member_down = "kep""#,
+        &[
+            r#"web.toml:13:18: pool[0].on_member_down: "kep" is unknown (allowed: "reselect", "keep", "drop"; did you mean "keep"?)"#,
+        ],
+    ),
+    (
+        "a scheduler that is no text",
+        r#"[[pool]]
+name = "web""#,
+        r#"[[pool]]
+name = "web"
+scheduler = 1
+on_member_down = true"#,
+        &[
+            r#"web.toml:13:13: pool[0].scheduler: the integer 1 is no string (allowed: "maglev", "rr", "wrr", "lc", "wlc", "sh", "sed", "nq")"#,
+            r#"web.toml:14:18: pool[0].on_member_down: the boolean true is no string (allowed: "reselect", "keep", "drop")"#,
+        ],
     ),
     (
         "an unknown way to announce",
@@ -699,6 +739,163 @@ const TIMEOUTS: &[Row] = &[
     ),
 ];
 
+const LIMITS: &[Row] = &[
+    (
+        "persistence that is no table",
+        r#"protocol = "tcp""#,
+        r#"protocol = "tcp"
+persistence = "5m""#,
+        &[
+            r#"web.toml:8:15: vip[0].persistence: the string "5m" is no table (allowed: a table, such as { timeout = "5m", netmask = 32 })"#,
+        ],
+    ),
+    (
+        "a timeout of persistence that is too short",
+        r#"protocol = "tcp""#,
+        r#"protocol = "tcp"
+persistence = { timeout = "4s" }"#,
+        &[r#"web.toml:8:27: vip[0].persistence.timeout: "4s" is less than 5s (allowed: 5s to 13d; units: s, m, h, d)"#],
+    ),
+    (
+        "a timeout of persistence that is too long",
+        r#"protocol = "tcp""#,
+        r#"protocol = "tcp"
+persistence = { timeout = "14d" }"#,
+        &[
+            r#"web.toml:8:27: vip[0].persistence.timeout: "14d" is more than 13d (allowed: 5s to 13d; units: s, m, h, d)"#,
+        ],
+    ),
+    (
+        "a netmask of no bits",
+        r#"protocol = "tcp""#,
+        r#"protocol = "tcp"
+persistence = { netmask = 0 }"#,
+        &["web.toml:8:27: vip[0].persistence.netmask: 0 is less than 1 (allowed: 1 to 32)"],
+    ),
+    (
+        "a netmask of too many bits",
+        r#"protocol = "tcp""#,
+        r#"protocol = "tcp"
+persistence = { netmask = 33 }"#,
+        &["web.toml:8:27: vip[0].persistence.netmask: 33 is more than 32 (allowed: 1 to 32)"],
+    ),
+    (
+        "LVS's way to write a netmask",
+        r#"protocol = "tcp""#,
+        r#"protocol = "tcp"
+persistence = { netmask = "255.255.255.0" }"#,
+        &[
+            r#"web.toml:8:27: vip[0].persistence.netmask: "255.255.255.0" is no prefix length (allowed: 1 to 32; did you mean 24?)"#,
+        ],
+    ),
+    (
+        "a netmask with holes",
+        r#"protocol = "tcp""#,
+        r#"protocol = "tcp"
+persistence = { netmask = "255.0.255.0" }"#,
+        &[r#"web.toml:8:27: vip[0].persistence.netmask: "255.0.255.0" is no prefix length (allowed: 1 to 32)"#],
+    ),
+    (
+        "an unknown key of persistence",
+        r#"protocol = "tcp""#,
+        r#"protocol = "tcp"
+persistence = { time = "5m" }"#,
+        &["web.toml:8:17: vip[0].persistence.time: unknown key (allowed: timeout, netmask)"],
+    ),
+    (
+        "room for too few clients",
+        "[[interface]]",
+        r"[dataplane]
+persistence_v4 = 1
+
+[[interface]]",
+        &["web.toml:2:18: dataplane.persistence_v4: 1 is less than 1024 (allowed: 1024 to 268435456)"],
+    ),
+    (
+        "a limit of no connections",
+        r#"protocol = "tcp""#,
+        r#"protocol = "tcp"
+connection_limit = 0"#,
+        &["web.toml:8:20: vip[0].connection_limit: 0 is less than 1 (allowed: 1 to 268435456)"],
+    ),
+    (
+        "a limit beyond any table",
+        r#"protocol = "tcp""#,
+        r#"protocol = "tcp"
+connection_limit = 268_435_457"#,
+        &["web.toml:8:20: vip[0].connection_limit: 268435457 is more than 268435456 (allowed: 1 to 268435456)"],
+    ),
+    (
+        "one packet of TCP",
+        r#"protocol = "tcp""#,
+        r#"protocol = "tcp"
+one_packet = true"#,
+        &[
+            r#"web.toml:8:14: vip[0].one_packet: true is for UDP, and the protocol is "tcp" (allowed under "tcp": false)"#,
+        ],
+    ),
+    (
+        "a limit of flows that are not kept",
+        r#"protocol = "tcp""#,
+        r#"protocol = "udp"
+one_packet = true
+connection_limit = 5"#,
+        &[
+            "web.toml:9:20: vip[0].connection_limit: one_packet = true keeps no flows that could be limited; leave it out",
+        ],
+    ),
+    (
+        "a timeout of the other protocol",
+        r#"protocol = "tcp""#,
+        r#"protocol = "tcp"
+timeouts = { udp = "5s", tcp_syn = "5s" }"#,
+        &[
+            r#"web.toml:8:20: vip[0].timeouts.udp: the VIP's protocol is "tcp" (allowed under "tcp": tcp_established, tcp_syn, tcp_closing)"#,
+        ],
+    ),
+    (
+        "a timeout of TCP for UDP",
+        r#"protocol = "tcp""#,
+        r#"protocol = "udp"
+timeouts = { tcp_established = "5s" }"#,
+        &[r#"web.toml:8:32: vip[0].timeouts.tcp_established: the VIP's protocol is "udp" (allowed under "udp": udp)"#],
+    ),
+    (
+        "a VIP's timeout that is too short",
+        r#"protocol = "tcp""#,
+        r#"protocol = "tcp"
+timeouts = { tcp_syn = "0s" }"#,
+        &[r#"web.toml:8:24: vip[0].timeouts.tcp_syn: "0s" is less than 1s (allowed: 1s to 13d; units: s, m, h, d)"#],
+    ),
+    (
+        "a lower threshold alone",
+        r#"address = "203.0.113.5""#,
+        r#"address = "203.0.113.5"
+lower_threshold = 5"#,
+        &[
+            "web.toml:21:19: pool[0].member[1].lower_threshold: there is no upper_threshold beside it (allowed: both, upper_threshold alone, or neither)",
+        ],
+    ),
+    (
+        "a lower threshold above the upper",
+        r#"address = "203.0.113.5""#,
+        r#"address = "203.0.113.5"
+lower_threshold = 6
+upper_threshold = 5"#,
+        &[
+            "web.toml:21:19: pool[0].member[1].lower_threshold: 6 is more than upper_threshold (also at line 22; allowed: 1 to 5)",
+        ],
+    ),
+    (
+        "an upper threshold that is wrong says nothing of the lower",
+        r#"address = "203.0.113.5""#,
+        r#"address = "203.0.113.5"
+lower_threshold = 6
+upper_threshold = 0"#,
+        &["web.toml:22:19: pool[0].member[1].upper_threshold: 0 is less than 1 (allowed: 1 to 268435456)"],
+    ),
+];
+
 const NOT_BUILT: &[Row] = &[
     (
         "forwarding by gre",
@@ -737,69 +934,6 @@ forward = "fullnat""#,
         &[r#"web.toml:13:11: pool[0].forward: "fullnat" is not built yet (allowed: "dr", "ipip")"#],
     ),
     (
-        "scheduling by rr",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "rr""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "rr" is not built yet (allowed: "maglev")"#],
-    ),
-    (
-        "scheduling by wrr",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "wrr""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "wrr" is not built yet (allowed: "maglev")"#],
-    ),
-    (
-        "scheduling by lc",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "lc""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "lc" is not built yet (allowed: "maglev")"#],
-    ),
-    (
-        "scheduling by wlc",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "wlc""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "wlc" is not built yet (allowed: "maglev")"#],
-    ),
-    (
-        "scheduling by sh",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "sh""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "sh" is not built yet (allowed: "maglev")"#],
-    ),
-    (
-        "scheduling by sed",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "sed""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "sed" is not built yet (allowed: "maglev")"#],
-    ),
-    (
-        "scheduling by nq",
-        r#"[[pool]]
-name = "web""#,
-        r#"[[pool]]
-name = "web"
-scheduler = "nq""#,
-        &[r#"web.toml:13:13: pool[0].scheduler: "nq" is not built yet (allowed: "maglev")"#],
-    ),
-    (
         "announcing by vrrp",
         r#"protocol = "tcp""#,
         r#"protocol = "tcp"
@@ -828,20 +962,6 @@ forward = "nat"
 port = 8080
 name = "web1""#,
         &[r#"web.toml:13:11: pool[0].forward: "nat" is not built yet (allowed: "dr", "ipip")"#],
-    ),
-    (
-        "persistence",
-        r#"protocol = "tcp""#,
-        r#"protocol = "tcp"
-persistence = { timeout = "5m", netmask = 32 }"#,
-        &["web.toml:8:1: vip[0].persistence: is not built yet; leave it out"],
-    ),
-    (
-        "a limit of connections",
-        r#"protocol = "tcp""#,
-        r#"protocol = "tcp"
-connection_limit = 100_000"#,
-        &["web.toml:8:1: vip[0].connection_limit: is not built yet; leave it out"],
     ),
     (
         "a monitor",
@@ -1567,8 +1687,6 @@ fn what_is_not_built_is_refused_by_name() {
         [
             "web.toml:12:1: dataplane.flows_v6: is not built yet; leave it out",
             "web.toml:23:2: api: is not built yet; leave it out",
-            "web.toml:34:1: vip[0].persistence: is not built yet; leave it out",
-            "web.toml:35:1: vip[0].connection_limit: is not built yet; leave it out",
             "web.toml:50:8: pool[0].monitor: is not built yet; leave it out",
         ]
     );
@@ -1582,7 +1700,14 @@ fn the_good_one_takes_every_default() {
         address: Ipv4Addr::new(203, 0, 113, last),
         port: None,
         weight: 1,
+        thresholds: None,
         enabled: true,
+    };
+    let timeouts = Timeouts {
+        tcp_established: Duration::from_mins(15),
+        tcp_syn: Duration::from_secs(30),
+        tcp_closing: Duration::from_secs(10),
+        udp: Duration::from_mins(2),
     };
     let expected = Model {
         node: Node { name: None, state_dir: PathBuf::from("/var/lib/pointsman"), hash_seed: String::new() },
@@ -1593,13 +1718,9 @@ fn the_good_one_takes_every_default() {
             busy_poll: false,
             tunnel_source: None,
             flows_v4: 1 << 20,
+            persistence_v4: 1 << 18,
         },
-        timeouts: Timeouts {
-            tcp_established: Duration::from_mins(15),
-            tcp_syn: Duration::from_secs(30),
-            tcp_closing: Duration::from_secs(10),
-            udp: Duration::from_mins(2),
-        },
+        timeouts,
         interfaces: vec![Interface { name: "eth0".to_owned() }],
         vips: vec![Vip {
             name: "web".to_owned(),
@@ -1608,12 +1729,17 @@ fn the_good_one_takes_every_default() {
             port: VipPort::Exact(80),
             pool: 0,
             announce: Announce::None,
+            persistence: None,
+            connection_limit: None,
+            one_packet: false,
+            timeouts,
             enabled: true,
         }],
         pools: vec![Pool {
             name: "web".to_owned(),
             forward: Forward::Dr,
             scheduler: Scheduler::Maglev,
+            on_member_down: OnMemberDown::Reselect,
             members: vec![member("web1", 4), member("web2", 5)],
         }],
     };
@@ -1635,6 +1761,64 @@ fn the_sample_says_everything_and_is_understood() {
     let weights: Vec<_> =
         model.pools.iter().flat_map(|pool| &pool.members).map(|member| (member.weight, member.enabled)).collect();
     assert_eq!(weights, [(1, true), (3, true), (1, true), (1, false), (0, true)]);
+}
+
+#[test]
+fn limits_are_understood() {
+    let text = include_str!("../../../tests/fixtures/config/sample.toml");
+    let Model { vips, pools, timeouts, .. } = Model::parse("sample.toml", text).expect("the sample");
+    let (web, dns) = (&vips[0], &vips[1]);
+    assert_eq!(web.persistence, Some(Persistence { timeout: Duration::from_mins(5), netmask: 32 }));
+    assert_eq!((web.connection_limit, web.one_packet), (Some(100_000), false));
+    let own = Timeouts {
+        tcp_established: Duration::from_hours(2),
+        tcp_syn: Duration::from_secs(10),
+        tcp_closing: Duration::from_secs(30),
+        udp: timeouts.udp,
+    };
+    assert_eq!(web.timeouts, own);
+    assert_eq!((dns.persistence, dns.connection_limit, dns.one_packet), (None, None, true));
+    assert_eq!(dns.timeouts, Timeouts { udp: Duration::from_secs(30), ..timeouts });
+    let thresholds: Vec<_> = pools[0].members.iter().map(|member| member.thresholds).collect();
+    assert_eq!(thresholds, [Some(Thresholds { upper: 10_000, lower: Some(8000) }), None]);
+    let given = |line: &str| good().replace(r#"protocol = "tcp""#, &format!("protocol = \"tcp\"\n{line}"));
+    for (line, expected) in [
+        ("persistence = {}", Persistence { timeout: Duration::from_mins(5), netmask: 32 }),
+        ("persistence.netmask = 24", Persistence { timeout: Duration::from_mins(5), netmask: 24 }),
+        (
+            "persistence = { timeout = \"5s\", netmask = 1 }",
+            Persistence { timeout: Duration::from_secs(5), netmask: 1 },
+        ),
+    ] {
+        let model = Model::parse("web.toml", &given(line)).expect(line);
+        assert_eq!(model.vips[0].persistence, Some(expected), "{line}");
+    }
+}
+
+#[test]
+fn every_scheduler_and_every_answer_to_a_member_that_is_down() {
+    let pool_with = |line: &str| {
+        let text = good().replace("[[pool]]\n", &format!("[[pool]]\n{line}\n"));
+        let model = Model::parse("web.toml", &text).unwrap_or_else(|errors| panic!("{line}: {errors:?}"));
+        (model.pools[0].scheduler, model.pools[0].on_member_down)
+    };
+    for (word, scheduler) in [
+        ("maglev", Scheduler::Maglev),
+        ("rr", Scheduler::RoundRobin),
+        ("wrr", Scheduler::WeightedRoundRobin),
+        ("lc", Scheduler::LeastConnections),
+        ("wlc", Scheduler::WeightedLeastConnections),
+        ("sh", Scheduler::SourceHash),
+        ("sed", Scheduler::ShortestExpectedDelay),
+        ("nq", Scheduler::NeverQueue),
+    ] {
+        assert_eq!(pool_with(&format!("scheduler = \"{word}\"")), (scheduler, OnMemberDown::Reselect));
+    }
+    for (word, answer) in
+        [("reselect", OnMemberDown::Reselect), ("keep", OnMemberDown::Keep), ("drop", OnMemberDown::Drop)]
+    {
+        assert_eq!(pool_with(&format!("on_member_down = \"{word}\"")), (Scheduler::Maglev, answer));
+    }
 }
 
 /// What looks odd and is allowed.

@@ -1,6 +1,6 @@
 //! New flows: finding room, and making sure that a flow is entered once.
 
-use super::super::ids::MemberId;
+use super::super::ids::{MemberId, VipId};
 use super::super::memory::full_barrier;
 use super::entries::Entries;
 use super::key::Key;
@@ -26,6 +26,15 @@ pub enum Insertion {
     Existing(MemberId),
     /// There is no room: every entry of both lines is another's that may not be displaced. Hashing alone carries it.
     NotInserted,
+}
+
+/// An entry that may be claimed.
+struct Room {
+    slot: Slot,
+    /// Its word. While it has it, it is in the same tenure, and so has the same key.
+    old: Word,
+    /// Whose flow it has, if it has one.
+    vip: VipId,
 }
 
 /// Who else is at entering the same flow.
@@ -65,20 +74,20 @@ impl<K: Key> Table<K> {
                     }
                     let new = Word::new(member, key.destination_port(), old.tick().or_later(tick), state);
                     if self.entries(slot.line).replace(slot.entry as usize, old, new) {
-                        ended(old, &mut events);
-                        events(Event::Began { member, state });
+                        ended(key.vip(), old, &mut events);
+                        events(Event::Began { vip: key.vip(), member, state });
                         return Insertion::Inserted;
                     }
                     continue;
                 }
             }
-            let Some((slot, old)) = self.room(place, tick, timeouts) else { return Insertion::NotInserted };
+            let Some(Room { slot, old, vip }) = self.room(place, tick, timeouts) else { return Insertion::NotInserted };
             let entries = self.entries(slot.line);
             let busy = Word::busy(tick);
             if !entries.replace(slot.entry as usize, old, busy) {
                 continue;
             }
-            ended(old, &mut events);
+            ended(vip, old, &mut events);
             entries.write_key(slot.entry as usize, key);
             let pending = word.pending();
             // Nobody but us touches a busy entry.
@@ -89,7 +98,7 @@ impl<K: Key> Table<K> {
             full_barrier();
             match self.rival(place, key, slot) {
                 Rival::None if entries.replace(slot.entry as usize, pending, word) => {
-                    events(Event::Began { member, state });
+                    events(Event::Began { vip: key.vip(), member, state });
                     return Insertion::Inserted;
                 }
                 // Displaced by a rival that is ahead.
@@ -151,8 +160,8 @@ impl<K: Key> Table<K> {
         Rival::None
     }
 
-    /// An entry that a new flow may have, and its word.
-    fn room(&self, place: Place, now: Tick, timeouts: &impl TimeoutsOf) -> Option<(Slot, Word)> {
+    /// An entry that a new flow may have.
+    fn room(&self, place: Place, now: Tick, timeouts: &impl TimeoutsOf) -> Option<Room> {
         let lines = [place.primary, self.secondary(place)];
         let mut oldest = None;
         for line in lines {
@@ -161,7 +170,7 @@ impl<K: Key> Table<K> {
                 return found;
             }
         }
-        oldest.map(|(_, slot, word)| (slot, word))
+        oldest.map(|(_, room)| room)
     }
 
     /// A free or expired entry of this line. `oldest` is the age and place of the oldest evictable one so far.
@@ -171,25 +180,26 @@ impl<K: Key> Table<K> {
         line: u32,
         now: Tick,
         timeouts: &impl TimeoutsOf,
-        oldest: &mut Option<(u32, Slot, Word)>,
-    ) -> Option<(Slot, Word)> {
+        oldest: &mut Option<(u32, Room)>,
+    ) -> Option<Room> {
         let entries = self.entries(line);
         for entry in 0..K::ENTRIES {
             let slot = Slot { line, entry: entry as u32 };
             let word = entries.word(entry);
             let age = now.since(word.tick());
             if word.is_free() && (age > 0 || word.is_never_used()) {
-                return Some((slot, word));
+                return Some(Room { slot, old: word, vip: VipId(0) });
             }
             // A slot changes hands once in a tick: the proofs rest on it.
             let Some(state) = word.state().filter(|_| age > 0) else { continue };
             // Should the entry change hands between the two looks at it, claiming it fails.
             let (key, _) = entries.read_any(entry);
-            if timeouts.timeouts_of(key.vip()).is_expired(word.phase_index(), age) {
-                return Some((slot, word));
+            let room = Room { slot, old: word, vip: key.vip() };
+            if timeouts.timeouts_of(room.vip).is_expired(word.phase_index(), age) {
+                return Some(room);
             }
-            if state.is_evictable() && oldest.is_none_or(|(oldest, ..)| age > oldest) {
-                *oldest = Some((age, slot, word));
+            if state.is_evictable() && oldest.as_ref().is_none_or(|(oldest, _)| age > *oldest) {
+                *oldest = Some((age, room));
             }
         }
         None
@@ -212,8 +222,8 @@ fn is_ahead<K: Key>(place: Place, entries: &Entries<'_, K>, slot: Slot, key: &K,
     false
 }
 
-fn ended(word: Word, events: &mut impl FnMut(Event)) {
+fn ended(vip: VipId, word: Word, events: &mut impl FnMut(Event)) {
     if let Some(state) = word.state() {
-        events(Event::Ended { member: word.member(), state });
+        events(Event::Ended { vip, member: word.member(), state });
     }
 }

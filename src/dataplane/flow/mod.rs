@@ -75,35 +75,79 @@ pub use time::{Now, Timeouts};
 pub use word::{FlowState, MEMBERS};
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::load::Loads;
+use super::persistence::{Keeper, Templates};
+use super::schedule::Turns;
+use super::tables::Tables;
+
+/// How long a round of [`FlowTable::sweep`] is to take: so long are counts of flows late.
+pub const SWEEP_ROUND: Duration = Duration::from_secs(2);
+
+/// How much of everything there is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Flows over IPv4 that must fit.
+    pub flows_v4: usize,
+    /// Clients over IPv4 that persistence must be able to remember; `None`: no VIP is persistent.
+    pub persistence_v4: Option<usize>,
+    /// Every member's id is below.
+    pub members: usize,
+    /// Every VIP's id is below.
+    pub vips: usize,
+}
 
 /// What is known of flows: one for the process, shared by all workers.
 #[derive(Debug)]
 pub struct FlowTable {
     /// Flows over IPv4.
     pub v4: Table<KeyV4>,
-    /// How many of them each member has.
+    /// How many of them each member and each VIP has.
     pub loads: Loads,
+    /// Which members clients of persistent VIPs have; `None`: there is no such VIP.
+    pub templates: Option<Templates>,
+    /// Where the VIPs' round robins stand.
+    pub turns: Turns,
     /// Moment 0 of the clock that all who use the table share.
     epoch: Instant,
 }
 
 impl FlowTable {
-    /// A table that fits this many flows over IPv4, to members with ids below `members`; and the hand that sweeps it.
+    /// A table that fits this many flows over IPv4, to members with ids below `members`, without what only some VIPs
+    /// ask for; and what sweeps it.
     ///
     /// # Errors
     ///
     /// The memory is not there.
-    pub fn new(flows_v4: usize, members: usize) -> io::Result<(Self, Hand)> {
+    pub fn new(flows_v4: usize, members: usize) -> io::Result<(Self, Hands)> {
         Self::with_secret(flows_v4, members, Secret::random())
     }
 
     /// The same, with flows where a known secret puts them: for tests and benches that must see the same twice.
-    pub fn with_secret(flows_v4: usize, members: usize, secret: Secret) -> io::Result<(Self, Hand)> {
-        let (v4, hand) = Table::new(flows_v4, false, secret)?;
-        Ok((Self { v4, loads: Loads::new(members), epoch: Instant::now() }, hand))
+    ///
+    /// # Errors
+    ///
+    /// The memory is not there.
+    pub fn with_secret(flows_v4: usize, members: usize, secret: Secret) -> io::Result<(Self, Hands)> {
+        Self::of(&Sizes { flows_v4, persistence_v4: None, members, vips: 0 }, secret)
+    }
+
+    /// A table of these sizes, and what sweeps it.
+    ///
+    /// # Errors
+    ///
+    /// The memory is not there.
+    pub fn of_sizes(sizes: &Sizes) -> io::Result<(Self, Hands)> {
+        Self::of(sizes, Secret::random())
+    }
+
+    fn of(sizes: &Sizes, secret: Secret) -> io::Result<(Self, Hands)> {
+        let (v4, hand) = Table::new(sizes.flows_v4, false, secret)?;
+        let (templates, keeper) = sizes.persistence_v4.map(Templates::new).transpose()?.unzip();
+        let loads = Loads::new(sizes.members, sizes.vips);
+        let turns = Turns::new();
+        Ok((Self { v4, loads, templates, turns, epoch: Instant::now() }, Hands { hand, keeper }))
     }
 
     /// The moment now: a reading of the monotonic clock.
@@ -112,8 +156,20 @@ impl FlowTable {
         Now(self.epoch.elapsed().as_nanos() as u64)
     }
 
-    /// Ends what has expired in the next `lines` lines.
-    pub fn sweep(&self, hand: &mut Hand, now: Now, lines: usize, timeouts: &impl TimeoutsOf) {
-        self.v4.sweep(hand, now, lines, timeouts, |event| self.loads.record(event));
+    /// Ends what has expired in one of `steps` parts of the table, and keeps up what goes with it. All steps together
+    /// are a round, which is to take [`SWEEP_ROUND`].
+    pub fn sweep(&self, hands: &mut Hands, now: Now, steps: usize, tables: &Tables) {
+        let lines = self.v4.lines().div_ceil(steps);
+        self.v4.sweep(&mut hands.hand, now, lines, tables, |event| self.loads.record(event, &tables.limits));
+        if let (Some(templates), Some(keeper)) = (&self.templates, &mut hands.keeper) {
+            templates.keep(keeper, &self.v4, now, steps, tables);
+        }
     }
+}
+
+/// Where the sweep stands.
+#[derive(Debug)]
+pub struct Hands {
+    hand: Hand,
+    keeper: Option<Keeper>,
 }

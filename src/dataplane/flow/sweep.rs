@@ -83,7 +83,7 @@ impl<K: Key> Table<K> {
                 && timeouts.timeouts_of(key.vip()).is_expired(word.phase_index(), age)
             {
                 if entries.replace(entry, word, Word::free(now)) {
-                    events(Event::Ended { member: word.member(), state });
+                    events(Event::Ended { vip: key.vip(), member: word.member(), state });
                     continue;
                 }
             } else if word.is_free() && !word.is_never_used() && age > LONGEST {

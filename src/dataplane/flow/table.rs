@@ -67,11 +67,13 @@ pub struct Hit {
 /// A packet's say about its flow: what it signals, when it came, and the timeouts of its VIP.
 pub type Packet<'a> = (Signal, Now, &'a Timeouts);
 
-/// What happened to a member's flows; for those who count them.
+/// What happened to a VIP's and a member's flows; for those who count them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// The member has one more flow.
+    /// The VIP and the member have one more flow.
     Began {
+        /// Whose.
+        vip: VipId,
         /// Whose.
         member: MemberId,
         /// In this state.
@@ -86,8 +88,10 @@ pub enum Event {
         /// Now.
         to: FlowState,
     },
-    /// The member has one flow less: expired, made room for another, or bound to another member.
+    /// The VIP and the member have one flow less: expired, made room for another, or bound to another member.
     Ended {
+        /// Whose.
+        vip: VipId,
         /// Whose.
         member: MemberId,
         /// The state it was in.
@@ -230,23 +234,40 @@ impl<K: Key> Table<K> {
             };
             let new = Word::new(to, word.destination_port(), word.tick(), state);
             if self.entries(slot.line).replace(slot.entry as usize, word, new) {
-                events(Event::Ended { member: from, state });
-                events(Event::Began { member: to, state });
+                let vip = key.vip();
+                events(Event::Ended { vip, member: from, state });
+                events(Event::Began { vip, member: to, state });
                 return to;
             }
         }
         to
     }
 
+    /// Forgets a flow that `member` was to serve; `false`: it is another's by now, or gone.
+    pub fn forget(&self, (place, key): (Place, &K), member: MemberId, now: Now, mut events: impl FnMut(Event)) -> bool {
+        while let Some((slot, word)) = self.find(place, key) {
+            let Some(state) = word.state().filter(|_| word.member() == member) else { return false };
+            let free = Word::free(word.tick().or_later(Tick::at(now)));
+            if self.entries(slot.line).replace(slot.entry as usize, word, free) {
+                events(Event::Ended { vip: key.vip(), member, state });
+                return true;
+            }
+        }
+        false
+    }
+
     /// Every live entry, as it is when the walk comes by; workers are not held up.
     pub fn iter(&self, now: Now) -> impl Iterator<Item = Flow<K>> + '_ {
+        (0..self.lines.len() as u32).flat_map(move |line| self.line(line, now))
+    }
+
+    /// The live entries of one line.
+    pub fn line(&self, line: u32, now: Now) -> impl Iterator<Item = Flow<K>> + '_ {
         let now = Tick::at(now);
-        (0..self.lines.len() as u32).flat_map(move |line| {
-            (0..K::ENTRIES).filter_map(move |entry| {
-                let (key, word) = self.entries(line).read_any(entry);
-                let idle = u64::from(now.since(word.tick())) * Tick::NANOSECONDS;
-                Some(Flow { key, member: word.member(), state: word.state()?, idle })
-            })
+        (0..K::ENTRIES).filter_map(move |entry| {
+            let (key, word) = self.entries(line).read_any(entry);
+            let idle = u64::from(now.since(word.tick())) * Tick::NANOSECONDS;
+            Some(Flow { key, member: word.member(), state: word.state()?, idle })
         })
     }
 

@@ -92,8 +92,8 @@ fn a_connection_stays_with_its_member_from_syn_to_expiry() {
         let (_, went) = bench.packet(key, signal, at, choice);
         assert_eq!((went, bench.state(key)), (member, Some(state)), "{signal:?} at {} s", at / SECOND);
     }
-    let ended = |member, state| Event::Ended { member: MemberId(member), state };
-    let began = |member, state| Event::Began { member: MemberId(member), state };
+    let ended = |member, state| Event::Ended { vip: VipId(1), member: MemberId(member), state };
+    let began = |member, state| Event::Began { vip: VipId(1), member: MemberId(member), state };
     let changed = |member, from, to| Event::Changed { member: MemberId(member), from, to };
     assert_eq!(
         bench.events,
@@ -170,7 +170,7 @@ fn the_sweep_ends_what_is_expired_and_nothing_else() {
         let mut expected: Vec<_> = (0..100u32)
             .filter_map(|index| {
                 let (state, _) = expected.filter(|&(_, odd)| index % 2 == odd)?;
-                Some(Event::Ended { member: MemberId(index), state })
+                Some(Event::Ended { vip: VipId(1), member: MemberId(index), state })
             })
             .collect();
         let by_text = |event: &Event| format!("{event:?}");
@@ -210,7 +210,10 @@ fn a_flow_is_bound_to_another_member_once() {
     assert_eq!(bench.packet(key, Signal::Segment, 2 * SECOND, 9).1, 5);
     let state = FlowState::Established;
     let (from, to) = (MemberId(1), MemberId(5));
-    assert_eq!(bench.events, [Event::Ended { member: from, state }, Event::Began { member: to, state }]);
+    assert_eq!(
+        bench.events,
+        [Event::Ended { vip: VipId(1), member: from, state }, Event::Began { vip: VipId(1), member: to, state }]
+    );
 }
 
 #[test]
@@ -444,11 +447,11 @@ fn threads_that_do_everything_at_once_keep_the_table_whole() {
 pub(super) fn count(counts: &mut HashMap<(MemberId, FlowState), i64>, event: Event) {
     let mut add = |member, state, number| *counts.entry((member, state)).or_default() += number;
     match event {
-        Event::Began { member, state } => add(member, state, 1),
+        Event::Began { member, state, .. } => add(member, state, 1),
         Event::Changed { member, from, to } => {
             add(member, from, -1);
             add(member, to, 1);
         }
-        Event::Ended { member, state } => add(member, state, -1),
+        Event::Ended { member, state, .. } => add(member, state, -1),
     }
 }

@@ -84,10 +84,11 @@ impl FlowState {
         }
     }
 
-    /// Whether the flow counts as one of its member's active ones; the others are inactive.
+    /// Whether the flow counts as one of its member's active ones; the others are inactive: opening and closing TCP.
+    /// UDP has neither, so that all of its flows are active, as in IPVS.
     #[inline]
     pub const fn is_active(self) -> bool {
-        matches!(self, Self::Established | Self::Stream)
+        matches!(self, Self::Established | Self::Single | Self::Stream)
     }
 
     /// Whether the flow may have to make room for a new one before it expires.

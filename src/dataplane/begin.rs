@@ -1,0 +1,207 @@
+//! Flows that begin, and flows whose member is gone: a member is chosen here. Established flows never come by.
+//!
+//! [`choose`] only reads; [`enter`] and [`forget`] carry out what it found.
+
+use super::flow::{Event, FlowState, Hit, Insertion, Lookup, Now, Signal};
+use super::limits::Policy;
+use super::persistence::Remembered;
+use super::process::{Ledger, Passenger, State};
+use super::schedule::{OnMemberDown, Surroundings};
+use super::tables::{MemberId, Vip};
+use super::verdict::{DropReason, FlowEffect};
+
+/// A member, or why there is none; and what becomes of the flow.
+pub(super) type Choice = (Result<MemberId, DropReason>, FlowEffect);
+
+/// For a packet whose flow the connection table does not know, or knows with a member that cannot be reached.
+#[inline(never)]
+pub(super) fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup: Lookup, now: Now) -> Choice {
+    let begins = passenger.signal.begins_as().is_some();
+    let policy = policy(state, passenger);
+    let hashed = || client_member(state, vip, passenger, now).map_or_else(|| hashed(state, vip, passenger), Ok);
+    match lookup {
+        Lookup::Hit(hit) => choose_for_lost(vip, passenger, hit, hashed),
+        // One that is over makes room for its successor.
+        Lookup::Miss if begins && policy.is_full(passenger.vip(), &state.flows.loads) => {
+            (Err(DropReason::ConnectionLimit), FlowEffect::None)
+        }
+        Lookup::Miss | Lookup::Over if passenger.opens() => choose_for_new(state, vip, passenger, lookup, now),
+        Lookup::Miss if begins => (hashed(), FlowEffect::Insert),
+        Lookup::Over if begins => (hashed(), FlowEffect::TakeOver),
+        Lookup::Miss | Lookup::Over => (hashed(), FlowEffect::None),
+    }
+}
+
+/// The first packet of a flow: persistence knows where its client goes, or the scheduler is asked.
+fn choose_for_new(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup: Lookup, now: Now) -> Choice {
+    let is_alone = policy(state, passenger).one_packet;
+    if let Some(member) = client_member(state, vip, passenger, now) {
+        let effect = match lookup {
+            _ if is_alone => FlowEffect::Pass,
+            Lookup::Over => FlowEffect::TakeOver,
+            _ => FlowEffect::Insert,
+        };
+        return (Ok(member), effect);
+    }
+    let may_take = |member| may_take(state, member);
+    let chosen = vip.pool.choose(&surroundings(state, vip, passenger), &passenger.flow(vip), may_take);
+    let effect = match (lookup, vip.pool.takes_turns()) {
+        (_, false) if is_alone => FlowEffect::Pass,
+        (_, true) if is_alone => FlowEffect::PassInTurn,
+        (Lookup::Over, false) => FlowEffect::TakeOver,
+        (Lookup::Over, true) => FlowEffect::TakeOverInTurn,
+        (_, false) => FlowEffect::Insert,
+        (_, true) => FlowEffect::InsertInTurn,
+    };
+    let reason = if vip.slots.is_empty() { DropReason::NoMember } else { DropReason::MembersOverloaded };
+    (chosen.ok_or(reason), effect)
+}
+
+/// A flow whose member cannot be reached, or is none any more. An ICMP error about it changes nothing.
+fn choose_for_lost(
+    vip: &Vip,
+    passenger: &Passenger,
+    hit: Hit,
+    hashed: impl Fn() -> Result<MemberId, DropReason>,
+) -> Choice {
+    let policy = match hit.state {
+        // Nothing but SYNs so far: the client has nothing to lose, and tries again.
+        FlowState::Embryonic => OnMemberDown::Reselect,
+        _ => vip.pool.on_member_down(),
+    };
+    let effect = |effect| if passenger.signal == Signal::Error { FlowEffect::None } else { effect };
+    match policy {
+        OnMemberDown::Reselect => (hashed(), effect(FlowEffect::Rebind)),
+        OnMemberDown::Keep => (Err(DropReason::MemberDownKept), FlowEffect::None),
+        OnMemberDown::Drop => (Err(DropReason::MemberDownDropped), effect(FlowEffect::Forget)),
+    }
+}
+
+fn hashed(state: &State<'_>, vip: &Vip, passenger: &Passenger) -> Result<MemberId, DropReason> {
+    let table = (state.tables.seed, &vip.slots[..]);
+    vip.pool.hashed(table, &passenger.flow(vip)).ok_or(DropReason::NoMember)
+}
+
+/// The member that persistence has for the flow's client, if that is usable. (It may be overloaded: as in IPVS, a
+/// client stays together at that price.)
+fn client_member(state: &State<'_>, vip: &Vip, passenger: &Passenger, now: Now) -> Option<MemberId> {
+    let persistence = policy(state, passenger).persistence.as_ref()?;
+    let member = state.flows.templates.as_ref()?.member(persistence, &passenger.key, now)?;
+    vip.pool.admits(member).then_some(member)
+}
+
+fn policy<'a>(state: &State<'a>, passenger: &Passenger) -> &'a Policy {
+    state.tables.limits.policy_of(passenger.vip())
+}
+
+fn surroundings<'a>(state: &State<'a>, vip: &'a Vip, passenger: &Passenger) -> Surroundings<'a> {
+    let State { tables, flows } = *state;
+    let (slots, seed) = (&vip.slots[..], tables.seed);
+    Surroundings { vip: passenger.vip(), slots, seed, loads: &flows.loads, turns: &flows.turns }
+}
+
+/// Whether a member may have one more flow: every scheduler passes over those that may not.
+fn may_take(state: &State<'_>, member: MemberId) -> bool {
+    !state.flows.loads.of(member).is_overloaded()
+}
+
+/// Enters a flow that [`choose`] found a member for, if the budget and the table allow; the member that it has then,
+/// perhaps another. One that is not entered goes where hashing puts its later packets.
+pub(super) fn enter(
+    (effect, chosen): (FlowEffect, MemberId),
+    (passenger, signal): (&Passenger, Signal),
+    state: &State<'_>,
+    ledger: &mut Ledger<'_>,
+    now: Now,
+) -> MemberId {
+    let State { tables, flows } = *state;
+    let Some(vip) = tables.vips.get(usize::from(passenger.vip().0)) else { return chosen };
+    let hashed = || hashed(state, vip, passenger).unwrap_or(chosen);
+    if matches!(effect, FlowEffect::Insert | FlowEffect::InsertInTurn) && !ledger.budget.take() {
+        ledger.counters.flows_over_budget.add(1);
+        return hashed();
+    }
+    let member = pass((effect, chosen), passenger, state, ledger, now);
+    let record = |event| flows.loads.record(event, &tables.limits);
+    match flows.v4.insert((passenger.place, &passenger.key), member, (signal, now), tables, record) {
+        Insertion::Inserted => {
+            ledger.counters.flows_begun.add(1);
+            member
+        }
+        Insertion::Existing(theirs) if tables.is_reachable(theirs) => theirs,
+        Insertion::Existing(_) => member,
+        Insertion::NotInserted => {
+            ledger.counters.flows_without_room.add(1);
+            hashed()
+        }
+    }
+}
+
+/// Takes the VIP's turn if that is what was decided, and has persistence remember the client; the member that the flow
+/// goes to then, perhaps another than was chosen.
+pub(super) fn pass(
+    (effect, chosen): (FlowEffect, MemberId),
+    passenger: &Passenger,
+    state: &State<'_>,
+    ledger: &Ledger<'_>,
+    now: Now,
+) -> MemberId {
+    let Some(vip) = state.tables.vips.get(usize::from(passenger.vip().0)) else { return chosen };
+    let taken = match effect {
+        FlowEffect::InsertInTurn | FlowEffect::TakeOverInTurn | FlowEffect::PassInTurn => {
+            vip.pool.take_turn(&state.flows.turns, passenger.vip(), |member| may_take(state, member))
+        }
+        _ => None,
+    };
+    remember_client(taken.unwrap_or(chosen), passenger, state, ledger, now)
+}
+
+/// Has persistence remember that the client's flows go to this member, and begins its timeout anew; the member that
+/// they do go to: another worker may have been quicker.
+pub(super) fn remember_client(
+    member: MemberId,
+    passenger: &Passenger,
+    state: &State<'_>,
+    ledger: &Ledger<'_>,
+    now: Now,
+) -> MemberId {
+    let State { tables, flows } = state;
+    let (Some(persistence), Some(templates)) = (&policy(state, passenger).persistence, &flows.templates) else {
+        return member;
+    };
+    let Some(vip) = tables.vips.get(usize::from(passenger.vip().0)) else { return member };
+    let is_usable = |member| vip.pool.admits(member);
+    let remembered = templates.remember((persistence, &passenger.key), member, now, tables, is_usable);
+    let (count, has) = match remembered {
+        Remembered::Begun => (&ledger.counters.persistence_begun, member),
+        Remembered::Has(has) => (&ledger.counters.persistence_followed, has),
+        Remembered::Moved(has) => (&ledger.counters.persistence_moved, has),
+        Remembered::NotRemembered => (&ledger.counters.persistence_without_room, member),
+    };
+    count.add(1);
+    if is_usable(has) { has } else { member }
+}
+
+/// Has persistence take a flow's client for a real one as soon as the flow is established.
+pub(super) fn confirm(event: Event, passenger: &Passenger, state: &State<'_>, now: Now) {
+    if let Event::Changed { to, .. } = event
+        && to.is_active()
+        && let Some(templates) = &state.flows.templates
+        && let Some(persistence) = &policy(state, passenger).persistence
+    {
+        templates.confirm(persistence, &passenger.key, now);
+    }
+}
+
+/// Forgets a flow whose member cannot be reached any more, unless another worker has found it another.
+pub(super) fn forget(passenger: &Passenger, state: &State<'_>, ledger: &Ledger<'_>, now: Now) {
+    let State { tables, flows } = state;
+    let timeouts = tables.timeouts_of_vip(passenger.vip());
+    let at = (passenger.place, &passenger.key);
+    let asked = (passenger.signal, now, timeouts);
+    let Lookup::Hit(hit) = flows.v4.lookup(at.0, at.1, asked) else { return };
+    let record = |event| flows.loads.record(event, &tables.limits);
+    if !tables.is_reachable(hit.member) && flows.v4.forget(at, hit.member, now, record) {
+        ledger.counters.flows_forgotten.add(1);
+    }
+}
