@@ -348,6 +348,10 @@ pub fn apply(
         let _ = ledger.conflicts.push(conflict);
     }
     let verdict = match (decision.verdict, prepared) {
+        (verdict, _) if decision.effects.flow == FlowEffect::InsertHashed && !ledger.budget.take() => {
+            counters.flows_over_budget.add(1);
+            verdict
+        }
         (Verdict::Transmit(member), Prepared::ToMember(passenger)) if decision.effects.flow != FlowEffect::None => {
             remember(decision.effects.flow, member, passenger, state, ledger, now)
         }
@@ -408,9 +412,11 @@ fn member_of(
             advance();
             member
         }
-        FlowEffect::Insert | FlowEffect::InsertInTurn | FlowEffect::TakeOver | FlowEffect::TakeOverInTurn => {
-            begin::enter((effect, member), (passenger, signal), state, ledger, now)
-        }
+        FlowEffect::Insert
+        | FlowEffect::InsertHashed
+        | FlowEffect::InsertInTurn
+        | FlowEffect::TakeOver
+        | FlowEffect::TakeOverInTurn => begin::enter((effect, member), (passenger, signal), state, ledger, now),
         FlowEffect::Pass | FlowEffect::PassInTurn => begin::pass((effect, member), passenger, state, ledger, now),
         FlowEffect::Rebind => {
             // Another worker may have been quicker, and another member may have had it before.

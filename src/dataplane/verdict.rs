@@ -56,7 +56,10 @@ pub enum FlowEffect {
     Advance,
     /// Its flow is new, and is entered with the verdict's member if there is room and the budget for new flows allows.
     Insert,
-    /// The same, and its VIP's next turn is taken: if another worker was quicker, the member is that turn's.
+    /// The same, and that member is the one that the flow's later packets are hashed to if it is not entered; its VIP
+    /// asks for nothing else.
+    InsertHashed,
+    /// As [`Insert`](Self::Insert), and its VIP's next turn is taken: if another worker was quicker, the member is that turn's.
     InsertInTurn,
     /// It is entered in the place of an earlier flow between the same ports: that takes no room, and asks for no budget.
     TakeOver,
