@@ -42,8 +42,8 @@ fn choose_with_care(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup:
             (Err(DropReason::ConnectionLimit), FlowEffect::None)
         }
         Lookup::Miss | Lookup::Over if passenger.opens() => choose_for_new(state, vip, passenger, lookup, now),
-        Lookup::Miss if begins => (hashed(), FlowEffect::Insert),
-        Lookup::Over if begins => (hashed(), FlowEffect::TakeOver),
+        Lookup::Miss if begins => with_effect(hashed(), FlowEffect::Insert),
+        Lookup::Over if begins => with_effect(hashed(), FlowEffect::TakeOver),
         Lookup::Miss | Lookup::Over => (hashed(), FlowEffect::None),
     }
 }
@@ -71,7 +71,7 @@ fn choose_for_new(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup: L
         (_, true) => FlowEffect::InsertInTurn,
     };
     let reason = if vip.slots.is_empty() { DropReason::NoMember } else { DropReason::MembersOverloaded };
-    (chosen.ok_or(reason), effect)
+    with_effect(chosen.ok_or(reason), effect)
 }
 
 /// A flow whose member cannot be reached, or is none any more. An ICMP error about it changes nothing.
@@ -88,7 +88,7 @@ fn choose_for_lost(
     };
     let effect = |effect| if passenger.signal == Signal::Error { FlowEffect::None } else { effect };
     match policy {
-        OnMemberDown::Reselect => (hashed(), effect(FlowEffect::Rebind)),
+        OnMemberDown::Reselect => with_effect(hashed(), effect(FlowEffect::Rebind)),
         OnMemberDown::Keep => (Err(DropReason::MemberDownKept), FlowEffect::None),
         OnMemberDown::Drop => (Err(DropReason::MemberDownDropped), effect(FlowEffect::Forget)),
     }
@@ -100,6 +100,12 @@ fn hashed(state: &State<'_>, vip: &Vip, passenger: &Passenger) -> Result<MemberI
 
 fn table<'a>(state: &State<'_>, vip: &'a Vip) -> (Seed, &'a [MemberId]) {
     (state.tables.seed, &vip.slots)
+}
+
+/// A packet that finds no member leaves nothing behind.
+fn with_effect(chosen: Result<MemberId, DropReason>, effect: FlowEffect) -> Choice {
+    let effect = if chosen.is_ok() { effect } else { FlowEffect::None };
+    (chosen, effect)
 }
 
 /// The member that persistence has for the flow's client, if that is usable. (It may be overloaded: as in IPVS, a
