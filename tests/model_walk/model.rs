@@ -343,18 +343,25 @@ impl Model {
             }
         };
         let drop = |reason| (Verdict::Drop(reason), FlowEffect::None);
-        let Some((member, (_, mtu))) = member.and_then(|id| Some((id, config.member(id)?))) else {
-            return drop(DropReason::NoMember);
-        };
-        let header = if probe.signal == Some(Signal::Datagram) { 20 + 8 } else { 20 + 20 };
-        let (is_tunnel, length) = (member >= DIRECT, if probe.is_long { header + 600 } else { 0 });
-        let decision = match is_tunnel {
-            true if length + 20 > mtu => drop(DropReason::TunnelOversize),
-            false if length > mtu => drop(DropReason::Oversize),
-            _ => (Verdict::Transmit(MemberId(member)), effect),
+        let decision = match member.map(|member| self.sent_to(member, probe, is_stale)) {
+            Some(verdict @ Verdict::Transmit(_)) => (verdict, effect),
+            Some(Verdict::Drop(reason)) => drop(reason),
+            _ => drop(DropReason::NoMember),
         };
         *self.seen.effects.entry(decision.1 as u8).or_default() += 1;
         decision
+    }
+
+    /// What must become of a packet to this member.
+    fn sent_to(&self, member: u32, probe: Probe, is_stale: bool) -> Verdict {
+        let Some((_, mtu)) = self.config(is_stale).member(member) else { return Verdict::Drop(DropReason::NoMember) };
+        let header = if probe.signal == Some(Signal::Datagram) { 20 + 8 } else { 20 + 20 };
+        let (is_tunnel, length) = (member >= DIRECT, if probe.is_long { header + 600 } else { 0 });
+        match is_tunnel {
+            true if length + 20 > mtu => Verdict::Drop(DropReason::TunnelOversize),
+            false if length > mtu => Verdict::Drop(DropReason::Oversize),
+            _ => Verdict::Transmit(MemberId(member)),
+        }
     }
 
     /// What must follow from a decision, given whether there was room; returns the verdict that must come of it.
@@ -369,11 +376,17 @@ impl Model {
         let vip = &mut self.counted.vips[usize::from(probe.vip)];
         *vip = (vip.0 + 1, vip.1 + told.length);
         match verdict {
-            Verdict::Transmit(MemberId(member)) => {
-                let member = self.remember(probe, (member, effect), told, is_stale, now);
-                let counted = self.counted.members.entry(member).or_default();
-                *counted = (counted.0 + 1, counted.1 + told.length);
-                Verdict::Transmit(MemberId(member))
+            Verdict::Transmit(MemberId(decided)) => {
+                // The flow may have another member by now, and the packet may not fit on the way to that one.
+                let member = self.remember(probe, (decided, effect), told, is_stale, now);
+                let verdict = if member == decided { verdict } else { self.sent_to(member, probe, is_stale) };
+                if let Verdict::Drop(reason) = verdict {
+                    *self.counted.drops.entry(reason).or_default() += 1;
+                } else {
+                    let counted = self.counted.members.entry(member).or_default();
+                    *counted = (counted.0 + 1, counted.1 + told.length);
+                }
+                verdict
             }
             Verdict::Drop(reason) => {
                 assert_eq!((told.begun, told.without_room), (0, 0));
