@@ -151,8 +151,9 @@ impl Run {
             Step::Burst(probes) => self.burst(probes),
             Step::Race { probe, second, is_stale } => self.race(*probe, *second, *is_stale),
             Step::Sweep(lines) => {
-                self.flows.sweep(&mut self.hand, Now(self.now), *lines, &self.tables);
-                let is_whole = *lines >= self.flows.v4.lines();
+                let steps = self.flows.v4.lines().div_ceil(*lines);
+                self.flows.sweep(&mut self.hand, Now(self.now), steps, &self.tables);
+                let is_whole = steps == 1;
                 self.model.swept(&self.snapshot(), is_whole, self.now);
             }
             Step::Swap(config) => {

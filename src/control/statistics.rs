@@ -130,6 +130,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::flow::Sizes;
 
     const CONFIG: &str = r#"
         [node]
@@ -150,6 +151,8 @@ mod tests {
         address = "203.0.113.11"
     "#;
 
+    const SIZES: Sizes = Sizes { flows_v4: 1, persistence_v4: Some(1), members: 1, vips: 1 };
+
     struct Rig {
         model: Model,
         workers: Vec<Arc<Counters>>,
@@ -162,7 +165,7 @@ mod tests {
             Self {
                 model: Model::parse("test.toml", CONFIG).expect("a valid configuration"),
                 workers: (0..2).map(|_| Arc::new(Counters::new(1, 1))).collect(),
-                flows: FlowTable::new(1, 1).expect("memory").0,
+                flows: FlowTable::of_sizes(&SIZES).expect("memory").0,
                 statistics: Statistics::default(),
             }
         }
@@ -187,9 +190,13 @@ mod tests {
         let line = rig.line();
         let keys: Vec<_> = line.split(' ').skip(1).filter_map(|pair| pair.split('=').next()).collect();
         assert!(keys.contains(&"residence_ns.p99.9") && keys.contains(&"drop.no_vip"), "{line}");
+        assert!(keys.contains(&"persistence.clients") && keys.contains(&"vip_flows.web"), "{line}");
         for key in keys {
             let name = key.replace("worker.0", "worker.N").replace("worker.1", "worker.N");
-            let name = name.replace("no_vip", "REASON").replace("web/web1", "POOL/NAME");
+            let name = name
+                .replace("no_vip", "REASON")
+                .replace("web/web1", "POOL/NAME")
+                .replace("vip_flows.web", "vip_flows.NAME");
             assert!(documented.contains(&format!("`{name}`")), "docs/statistics.md lacks the row of {key}");
         }
     }

@@ -29,6 +29,7 @@ pub struct Policy {
 
 impl Limits {
     /// A VIP's policy.
+    #[inline]
     pub fn policy_of(&self, vip: VipId) -> &Policy {
         const NONE: &Policy = &Policy { connection_limit: None, one_packet: false, persistence: None };
         self.policies.get(usize::from(vip.0)).unwrap_or(NONE)
@@ -36,6 +37,12 @@ impl Limits {
 }
 
 impl Policy {
+    /// Whether all it asks for is a member for each flow, as most do.
+    #[inline]
+    pub fn asks_nothing(&self) -> bool {
+        self.connection_limit.is_none() && !self.one_packet && self.persistence.is_none()
+    }
+
     /// Whether the VIP has as many flows as it may have. (Workers that look at the same moment may each let one more
     /// in.)
     pub fn is_full(&self, vip: VipId, loads: &Loads) -> bool {

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::flow::{
-    Event, Flow, Hand, Insertion, Key as _, KeyV4, Lookup, Now, Place, SWEEP_ROUND, Secret, Signal, Table, Timeouts,
-    TimeoutsOf,
+    Event, Flow, FlowState, Hand, Insertion, Key as _, KeyV4, Lookup, Now, Place, SWEEP_ROUND, Secret, Signal, Table,
+    Timeouts, TimeoutsOf,
 };
 use super::ids::{MemberId, VipId};
 use super::tables::Tables;
@@ -172,7 +172,9 @@ impl Templates {
     /// as when it began.
     fn renew(&self, persistence: &Persistence, flow: &Flow<KeyV4>, now: Now, tables: &Tables) {
         let (place, key) = self.place(persistence, &flow.key);
-        let signal = if flow.state.is_active() { Signal::Segment } else { Signal::Syn };
+        // What one datagram or SYN from a forged address leaves does not confirm its client, and neither does an RST after.
+        let is_real = matches!(flow.state, FlowState::Established | FlowState::Stream);
+        let signal = if is_real { Signal::Segment } else { Signal::Syn };
         match self.v4.lookup(place, &key, (signal, now, &persistence.timeouts)) {
             Lookup::Hit(hit) if hit.member == flow.member && hit.is_news => {
                 self.v4.advance(place, &key, (signal, now, &persistence.timeouts), |event| self.record(event));

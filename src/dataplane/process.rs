@@ -348,6 +348,11 @@ pub fn apply(
         let _ = ledger.conflicts.push(conflict);
     }
     let verdict = match (decision.verdict, prepared) {
+        // Where the flow's later packets are hashed to: a flood ends here.
+        (verdict, _) if decision.effects.flow == FlowEffect::Insert && !ledger.budget.take() => {
+            counters.flows_over_budget.add(1);
+            verdict
+        }
         (Verdict::Transmit(member), Prepared::ToMember(passenger)) if decision.effects.flow != FlowEffect::None => {
             remember(decision.effects.flow, member, passenger, state, ledger, now)
         }

@@ -312,7 +312,7 @@ impl Model {
     pub fn load(&self, id: u32) -> (u32, u32) {
         let of_member = self.flows.values().filter(|known| known.member == id);
         of_member.fold((0, 0), |(active, inactive), known| match known.state {
-            FlowState::Established | FlowState::Stream => (active + 1, inactive),
+            FlowState::Established | FlowState::Single | FlowState::Stream => (active + 1, inactive),
             _ => (active, inactive + 1),
         })
     }

@@ -265,9 +265,9 @@ pub fn pool(scheduler: Scheduler, on_member_down: OnMemberDown, members: &[(u32,
     Pool::new(scheduler, on_member_down, candidates)
 }
 
-/// A small connection table, for `tables` of up to a hundred members.
+/// A connection table with room for each of a few thousand flows, for `tables` of up to a hundred members.
 pub fn flows() -> FlowTable {
-    FlowTable::new(1024, 200).expect("memory").0
+    FlowTable::new(8192, 200).expect("memory").0
 }
 
 /// What the walk decides about a frame, what it sends then, and what the table remembers of it.

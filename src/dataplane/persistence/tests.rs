@@ -174,6 +174,28 @@ fn a_flow_of_an_earlier_member_does_not_keep_the_client_at_the_next() {
     assert_eq!(bench.member(11, 150), None, "no template is begun for a member that is not usable");
 }
 
+/// Only an established flow makes its client one that is not displaced: looks by the sweep do not.
+#[test]
+fn a_look_confirms_no_client_without_an_established_flow() {
+    for (signals, is_real) in [
+        (&[Signal::Syn][..], false),
+        (&[Signal::Syn, Signal::Rst], false),
+        (&[Signal::Datagram], false),
+        (&[Signal::Syn, Signal::Segment], true),
+        (&[Signal::Datagram, Signal::Datagram], true),
+    ] {
+        // Every flow is looked at in every other round, before any of them expires.
+        let mut bench = Bench::new(persistence(16, 32), 1024);
+        bench.remember(7, 3, 1);
+        for &signal in signals {
+            bench.signal(&flow(7, 4000), signal, 1);
+        }
+        bench.sweep(3..11);
+        let state = bench.templates().v4.iter(Now(0)).next().expect("remembered").state;
+        assert_eq!(state == FlowState::Established, is_real, "{signals:?}: {state:?}");
+    }
+}
+
 #[test]
 fn clients_that_are_not_confirmed_make_room_and_others_do_not() {
     let bench = Bench::new(persistence(300, 32), 1024);

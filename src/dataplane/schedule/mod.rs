@@ -118,6 +118,12 @@ impl Pool {
         found.or_else(|| self.candidates.iter().find(|one| one.member == member)).is_some_and(|one| one.weight > 0)
     }
 
+    /// Whether the scheduler is Maglev's hashing.
+    #[inline]
+    pub fn is_maglev(&self) -> bool {
+        self.scheduler == Scheduler::Maglev
+    }
+
     /// Whether a flow that is entered takes a turn.
     pub fn takes_turns(&self) -> bool {
         matches!(self.scheduler, Scheduler::RoundRobin | Scheduler::WeightedRoundRobin)
