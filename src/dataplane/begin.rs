@@ -4,7 +4,7 @@
 
 use super::flow::{Event, FlowState, Hit, Insertion, Lookup, Now, Signal};
 use super::limits::Policy;
-use super::persistence::Remembered;
+use super::persistence::{Persistence, Remembered};
 use super::process::{Ledger, Passenger, State};
 use super::schedule::{OnMemberDown, Surroundings};
 use super::select::{self, Seed};
@@ -110,8 +110,20 @@ fn with_effect(chosen: Result<MemberId, DropReason>, effect: FlowEffect) -> Choi
 
 /// The member that persistence has for the flow's client, if that is usable. (It may be overloaded: as in IPVS, a
 /// client stays together at that price.)
+#[inline]
 fn client_member(state: &State<'_>, vip: &Vip, passenger: &Passenger, now: Now) -> Option<MemberId> {
+    // Most VIPs have none, and need not pay a call for it.
     let persistence = policy(state, passenger).persistence.as_ref()?;
+    remembered_member(persistence, (state, vip), passenger, now)
+}
+
+#[inline(never)]
+fn remembered_member(
+    persistence: &Persistence,
+    (state, vip): (&State<'_>, &Vip),
+    passenger: &Passenger,
+    now: Now,
+) -> Option<MemberId> {
     let member = state.flows.templates.as_ref()?.member(persistence, &passenger.key, now)?;
     vip.pool.admits(member).then_some(member)
 }
@@ -145,7 +157,7 @@ pub(super) fn enter(
     let takes_budget = matches!(effect, FlowEffect::InsertScheduled | FlowEffect::InsertInTurn);
     if takes_budget && !ledger.budget.take() {
         ledger.counters.flows_over_budget.add(1);
-        return unentered((effect, chosen), passenger, state, now);
+        return if effect == FlowEffect::Insert { chosen } else { unentered(chosen, passenger, state, now) };
     }
     let member = pass((effect, chosen), passenger, state, ledger, now);
     let record = |event| flows.loads.record(event, &tables.limits);
@@ -158,16 +170,14 @@ pub(super) fn enter(
         Insertion::Existing(_) => member,
         Insertion::NotInserted => {
             ledger.counters.flows_without_room.add(1);
-            unentered((effect, member), passenger, state, now)
+            if effect == FlowEffect::Insert { member } else { unentered(member, passenger, state, now) }
         }
     }
 }
 
-/// Where the later packets of a flow go that is not entered.
-fn unentered((effect, chosen): (FlowEffect, MemberId), passenger: &Passenger, state: &State<'_>, now: Now) -> MemberId {
-    if effect == FlowEffect::Insert {
-        return chosen;
-    }
+/// Where the later packets of a flow go that is not entered, and whose member neither hashing nor persistence chose.
+#[inline(never)]
+fn unentered(chosen: MemberId, passenger: &Passenger, state: &State<'_>, now: Now) -> MemberId {
     let Some(vip) = state.tables.vips.get(usize::from(passenger.vip().0)) else { return chosen };
     let theirs = client_member(state, vip, passenger, now);
     theirs.or_else(|| hashed(state, vip, passenger).ok()).unwrap_or(chosen)
@@ -175,6 +185,7 @@ fn unentered((effect, chosen): (FlowEffect, MemberId), passenger: &Passenger, st
 
 /// Takes the VIP's turn if that is what was decided, and has persistence remember the client; the member that the flow
 /// goes to then, perhaps another than was chosen.
+#[inline]
 pub(super) fn pass(
     (effect, chosen): (FlowEffect, MemberId),
     passenger: &Passenger,
@@ -182,18 +193,27 @@ pub(super) fn pass(
     ledger: &Ledger<'_>,
     now: Now,
 ) -> MemberId {
-    let Some(vip) = state.tables.vips.get(usize::from(passenger.vip().0)) else { return chosen };
-    let taken = match effect {
+    let member = match effect {
         FlowEffect::InsertInTurn | FlowEffect::TakeOverInTurn | FlowEffect::PassInTurn => {
-            vip.pool.take_turn(&state.flows.turns, passenger.vip(), |member| may_take(state, member))
+            take_turn(state, passenger).unwrap_or(chosen)
         }
-        _ => None,
+        _ => chosen,
     };
-    remember_client(taken.unwrap_or(chosen), passenger, state, ledger, now)
+    match policy(state, passenger).persistence {
+        None => member,
+        Some(_) => remember_client(member, passenger, state, ledger, now),
+    }
+}
+
+#[inline(never)]
+fn take_turn(state: &State<'_>, passenger: &Passenger) -> Option<MemberId> {
+    let vip = state.tables.vips.get(usize::from(passenger.vip().0))?;
+    vip.pool.take_turn(&state.flows.turns, passenger.vip(), |member| may_take(state, member))
 }
 
 /// Has persistence remember that the client's flows go to this member, and begins its timeout anew; the member that
 /// they do go to: another worker may have been quicker.
+#[inline(never)]
 pub(super) fn remember_client(
     member: MemberId,
     passenger: &Passenger,
