@@ -6,7 +6,7 @@
 //! flow that is not entered into the connection table, since its later packets will.
 //!
 //! Choosing only reads. What it reads is shared by all workers: `turn` (`rr` and `wrr` stand where the last flow left
-//! them) and [`Loads`](super::load::Loads) (`lc`, `wlc`, `sed` and `nq` compare how many flows members have). The
+//! them) and [`Loads`] (`lc`, `wlc`, `sed` and `nq` compare how many flows members have). The
 //! turn is taken when the flow is entered, by [`Pool::take_turn`].
 
 mod least;
