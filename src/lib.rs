@@ -3,7 +3,7 @@
 //! Everything in this crate hangs on two walks; each can be followed from file to file, forwards only.
 //!
 //! **A packet's walk** ([`dataplane`]):
-//! `port` (rx ring) → `parse` → `service` (which VIP?) → `flow` (seen before?) → `select` (which member?) →
+//! `port` (rx ring) → `glance` | `parse` → `service` (which VIP?) → `flow` (seen before?) → `begin` (which member?) →
 //! `rewrite` | `encap` → `port` (tx ring). `process` names these stages in this order; `worker` is the loop around it.
 //!
 //! **A config's walk** ([`control`]):

@@ -4,8 +4,8 @@
 //!  port (rx ring)
 //!    → glance | parse    bytes → flow key and lengths, or why not
 //!    → service   destination → VIP
-//!    → flow      seen before?
-//!    → select    flow → member; for one that begins, by the pool's `schedule`
+//!    → flow      seen before? Nearly always, and then nothing else is looked at
+//!    → begin     not seen, or its member is gone: limits, persistence, schedule and select say which member
 //!    → rewrite | encap   MACs, and an outer header for a tunnel
 //!    → port (tx ring)
 //! ```
