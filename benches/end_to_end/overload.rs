@@ -24,6 +24,10 @@ const TRY: Duration = Duration::from_secs(2);
 /// What comes before, unmeasured.
 const WARM_UP: Duration = Duration::from_millis(250);
 
+/// The flood's parts: after each, the best rate is looked at again, since a shared machine's speed changes within the
+/// minute.
+const PART_SECONDS: u64 = 10;
+
 /// The gentle rate: a part of the best that leaves a busy machine room to be busy.
 const GENTLE: f64 = 0.1;
 const GENTLE_SECONDS: u64 = 2;
@@ -31,9 +35,10 @@ const GENTLE_SECONDS: u64 = 2;
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// The highest rate that was forwarded over `TRY` at any offered rate, before the flood or after it: a shared
-    /// machine's speed changes meanwhile.
+    /// The highest rate that was forwarded over `TRY`, before the flood or between its parts.
     best: f64,
+    /// Forwarded in each part of the flood, as a share of the best rate just before and after it.
+    parts: Vec<f64>,
     /// Forwarded in each second of the flood, and offered in all of them.
     seconds: Vec<f64>,
     offered: f64,
@@ -58,32 +63,40 @@ pub(crate) fn run(wire: &Wire, traffic: &mut Traffic, site: &Site, seconds: u64)
     let links = Links::of(wire)?;
     let before = traffic.counts()?;
     let running = Running::start(Contender::Pointsman, wire, site)?;
-    let best = best_rate(traffic)?;
-    let (rates, offered) = flood(traffic, seconds)?;
+    let (best, rate) = best_rate(traffic)?;
+    let flood = flood(traffic, rate, seconds)?;
     let gentle = gentle(traffic, wire, best)?;
-    let best = best.max(best_rate(traffic)?);
     let links = Links::of(wire)?.since(&links);
     let log = running.stop()?;
     let counts = traffic.settle()?;
     let (sent, fate) = fate(&log, before, counts, &links)?;
-    Ok(Outcome { best, seconds: rates, offered, fate, sent, gentle })
+    let Flood { best, parts, seconds, offered } = flood;
+    Ok(Outcome { best, parts, seconds, offered, fate, sent, gentle })
 }
 
-fn best_rate(traffic: &mut Traffic) -> Result<f64> {
-    let (mut best, mut rate) = (0.0_f64, f64::from(FIRST_RATE));
+/// The highest rate that is forwarded, and the rate that has to be offered for it.
+fn best_rate(traffic: &mut Traffic) -> Result<(f64, Rate)> {
+    let (mut best, mut at, mut rate) = (0.0_f64, 0.0, f64::from(FIRST_RATE));
     while best == 0.0 || rate < TOO_MUCH * best {
-        let forwarded = traffic.flood(per_second_of(rate), |traffic| {
-            thread::sleep(WARM_UP);
-            Ok(per_second(traffic, TRY)?.0)
-        })?;
-        best = best.max(forwarded);
+        let forwarded = kept_up(traffic, per_second_of(rate))?;
+        if forwarded > best {
+            (best, at) = (forwarded, rate);
+        }
         rate *= NEXT_RATE;
         // Nothing comes through: the accounts will say why.
         if forwarded == 0.0 {
             break;
         }
     }
-    Ok(best)
+    Ok((best, per_second_of(at)))
+}
+
+/// What is forwarded of this rate.
+fn kept_up(traffic: &mut Traffic, rate: Rate) -> Result<f64> {
+    traffic.flood(rate, |traffic| {
+        thread::sleep(WARM_UP);
+        Ok(per_second(traffic, TRY)?.0)
+    })
 }
 
 #[expect(clippy::cast_sign_loss, reason = "rates are not negative")]
@@ -99,12 +112,32 @@ fn per_second(traffic: &Traffic, window: Duration) -> Result<(f64, f64)> {
     Ok(((after.good - before.good) as f64 / seconds, (after.generated - before.generated) as f64 / seconds))
 }
 
-fn flood(traffic: &mut Traffic, seconds: u64) -> Result<(Vec<f64>, f64)> {
-    let each = traffic.flood(Rate::FlatOut, |traffic| {
-        (0..seconds).map(|_| per_second(traffic, Duration::from_secs(1))).collect::<Result<Vec<_>>>()
-    })?;
-    let offered: f64 = each.iter().map(|&(_, offered)| offered).sum();
-    Ok((each.iter().map(|&(forwarded, _)| forwarded).collect(), offered / seconds.max(1) as f64))
+/// What was forwarded.
+struct Flood {
+    best: f64,
+    parts: Vec<f64>,
+    seconds: Vec<f64>,
+    offered: f64,
+}
+
+/// As much as the generator can, for so many seconds; between their parts, the rate at which most was forwarded.
+fn flood(traffic: &mut Traffic, best_at: Rate, seconds: u64) -> Result<Flood> {
+    let mut before = kept_up(traffic, best_at)?;
+    let mut flood = Flood { best: before, parts: Vec::new(), seconds: Vec::new(), offered: 0.0 };
+    for _ in 0..seconds.div_ceil(PART_SECONDS) {
+        let each = traffic.flood(Rate::FlatOut, |traffic| {
+            (0..PART_SECONDS).map(|_| per_second(traffic, Duration::from_secs(1))).collect::<Result<Vec<_>>>()
+        })?;
+        let after = kept_up(traffic, best_at)?;
+        let forwarded = each.iter().map(|&(forwarded, _)| forwarded).sum::<f64>() / each.len() as f64;
+        flood.parts.push(forwarded / f64::midpoint(before, after));
+        flood.seconds.extend(each.iter().map(|&(forwarded, _)| forwarded));
+        flood.offered += each.iter().map(|&(_, offered)| offered).sum::<f64>();
+        flood.best = flood.best.max(after);
+        before = after;
+    }
+    flood.offered /= flood.seconds.len().max(1) as f64;
+    Ok(flood)
 }
 
 /// A part of the best rate, from the moment that the flood is over.
@@ -213,6 +246,8 @@ impl Outcome {
             self.worst_second(),
             self.seconds_below(0.9)
         );
+        let parts: Vec<String> = self.parts.iter().map(|part| format!("{part:.3}")).collect();
+        println!("  each {PART_SECONDS} s beside the best rate just before and after: {}", parts.join(" "));
         println!("  {} frames sent, of which", self.sent);
         for (name, count) in self.fate.iter().filter(|(_, count)| *count > 0) {
             println!("    {count:>12} {name}");
@@ -230,6 +265,7 @@ impl Outcome {
             "best": self.best,
             "offered": self.offered,
             "seconds": self.seconds,
+            "parts": self.parts,
             "mean": self.mean(),
             "median_second": self.median_second(),
             "worst_second": self.worst_second(),
