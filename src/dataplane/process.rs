@@ -256,24 +256,33 @@ fn obstacle<'p>(
     passenger: &Passenger,
     member: &Member,
 ) -> Option<DropReason> {
-    /// Where an IPv4 header has its TTL (RFC 791 §3.1); `parse` has seen the header whole.
+    /// Where an IPv4 header has its TTL (RFC 791 §3.1); its reader has seen the header whole.
     const TTL: usize = ETHERNET_LENGTH + 8;
+    let on_the_way = obstacle_on_the_way(tables, passenger, member);
+    match &member.way {
+        Way::Ipip(_, template) if on_the_way.is_none() => match packet() {
+            packet if packet.headroom < OUTER_LENGTH => Some(DropReason::NoHeadroom),
+            packet if packet.frame.get(TTL) == Some(&0) => Some(DropReason::TunnelTtlZero),
+            packet => template.ends_at(source(packet.frame)).then_some(DropReason::TunnelLoop),
+        },
+        _ => on_the_way,
+    }
+}
+
+/// What of that does not depend on what is in the packet.
+#[inline(always)]
+fn obstacle_on_the_way(tables: &Tables, passenger: &Passenger, member: &Member) -> Option<DropReason> {
     let is_too_long = passenger.length > member.largest;
     let is_listed = usize::from(member.egress.0) < tables.interfaces.len();
     match &member.way {
         Way::None => Some(DropReason::NoMember),
         _ if !is_listed => Some(DropReason::NoEgress),
         Way::Direct(_) => is_too_long.then_some(DropReason::Oversize),
-        Way::Ipip(..) if is_too_long => Some(DropReason::TunnelOversize),
-        Way::Ipip(_, template) => match packet() {
-            packet if packet.headroom < OUTER_LENGTH => Some(DropReason::NoHeadroom),
-            packet if packet.frame.get(TTL) == Some(&0) => Some(DropReason::TunnelTtlZero),
-            packet => template.ends_at(source(packet.frame)).then_some(DropReason::TunnelLoop),
-        },
+        Way::Ipip(..) => is_too_long.then_some(DropReason::TunnelOversize),
     }
 }
 
-/// The packet's own source address (an ICMP error does not come from its flow's client); `parse` has seen the header.
+/// The packet's own source address (an ICMP error does not come from its flow's client); its reader has seen the header.
 #[inline(always)]
 fn source(frame: &[u8]) -> u32 {
     const SOURCE: usize = ETHERNET_LENGTH + 12;
@@ -349,9 +358,9 @@ pub fn apply(
     }
     let verdict = match (decision.verdict, prepared) {
         // Where the flow's later packets are hashed to: a flood ends here.
-        (verdict, _) if decision.effects.flow == FlowEffect::Insert && !ledger.budget.take() => {
+        (Verdict::Transmit(_), _) if decision.effects.flow == FlowEffect::Insert && !ledger.budget.take() => {
             counters.flows_over_budget.add(1);
-            verdict
+            decision.verdict
         }
         (Verdict::Transmit(member), Prepared::ToMember(passenger)) if decision.effects.flow != FlowEffect::None => {
             remember(decision.effects.flow, member, passenger, state, ledger, now)
@@ -402,7 +411,7 @@ fn member_of(
     let record = |event| flows.loads.record(event, &tables.limits);
     let asked = (signal, now, tables.timeouts_of_vip(passenger.key.vip()));
     let advance = || {
-        flows.v4.advance(passenger.place, &passenger.key, asked, |event| {
+        flows.v4.advance(at.0, at.1, asked, |event| {
             record(event);
             begin::confirm(event, passenger, state, now);
         });
@@ -421,7 +430,7 @@ fn member_of(
         FlowEffect::Pass | FlowEffect::PassInTurn => begin::pass((effect, member), passenger, state, ledger, now),
         FlowEffect::Rebind => {
             // Another worker may have been quicker, and another member may have had it before.
-            let Lookup::Hit(hit) = flows.v4.lookup(passenger.place, &passenger.key, asked) else { return member };
+            let Lookup::Hit(hit) = flows.v4.lookup(at.0, at.1, asked) else { return member };
             let now_has = if tables.is_reachable(hit.member) {
                 hit.member
             } else {
@@ -440,18 +449,13 @@ fn member_of(
 /// packet's own TTL and headroom are in nobody's way: a pool's members are reached alike.
 fn transmit_to(id: MemberId, passenger: &Passenger, tables: &Tables) -> Verdict {
     let Some(member) = tables.members.get(id.0 as usize) else { return Verdict::Drop(DropReason::NoMember) };
-    let is_too_long = passenger.length > member.largest;
-    let is_listed = usize::from(member.egress.0) < tables.interfaces.len();
-    match &member.way {
-        Way::None => Verdict::Drop(DropReason::NoMember),
-        _ if !is_listed => Verdict::Drop(DropReason::NoEgress),
-        Way::Direct(_) if is_too_long => Verdict::Drop(DropReason::Oversize),
-        Way::Ipip(..) if is_too_long => Verdict::Drop(DropReason::TunnelOversize),
-        // A packet that says something about its flow comes from that flow's client.
-        Way::Ipip(_, template) if template.ends_at(passenger.key.client().to_bits()) => {
-            Verdict::Drop(DropReason::TunnelLoop)
-        }
-        Way::Direct(_) | Way::Ipip(..) => Verdict::Transmit(id),
+    // A packet that says something about its flow comes from that flow's client.
+    let comes_from_an_end =
+        matches!(&member.way, Way::Ipip(_, template) if template.ends_at(passenger.key.client().to_bits()));
+    match obstacle_on_the_way(tables, passenger, member) {
+        Some(reason) => Verdict::Drop(reason),
+        None if comes_from_an_end => Verdict::Drop(DropReason::TunnelLoop),
+        None => Verdict::Transmit(id),
     }
 }
 

@@ -1,5 +1,5 @@
 //! The loop around the packet's walk: reclaim → refill → receive → process → transmit, then sleep if there was
-//! nothing to do. Tables are swapped between two bursts, never within one. No parsing here.
+//! nothing to do. Tables are swapped between two rounds, never within one. No parsing here.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ const STAYS: u8 = u8::MAX;
 /// some 80.
 const AHEAD: usize = 16;
 
-/// New flows per second and worker that are entered into the connection table: at under 80 ns each they take a twentieth
+/// New flows per second and worker that are entered into the connection table: at some 90 ns each they take a twentieth
 /// of a core. Real peaks are well below; a flood is above, and is hashed.
 pub const NEW_FLOWS: u64 = 500_000;
 
@@ -56,7 +56,7 @@ const STATISTICS_INTERVAL: u64 = 1_000_000_000;
 /// What control tells a worker.
 #[derive(Debug)]
 pub enum Order {
-    /// Work by these tables from the next burst on.
+    /// Work by these tables from the next round on.
     Publish(Arc<Tables>),
     /// Send this frame out of that interface.
     Send(InterfaceId, Box<[u8]>),

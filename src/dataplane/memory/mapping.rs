@@ -7,7 +7,7 @@ pub(super) use model::Mapping;
 
 /// The real one.
 #[cfg(not(pointsman_loom))]
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "a mapping is a range of addresses that the compiler knows nothing of")]
 mod kernel {
     use std::ffi::c_void;
     use std::io;

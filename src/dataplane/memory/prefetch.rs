@@ -3,7 +3,7 @@
 /// Asks for the cache line that `target` starts in, into all levels. Only a hint: it changes nothing, and does nothing
 /// on processors other than x86-64.
 #[inline]
-#[cfg_attr(target_arch = "x86_64", allow(unsafe_code))]
+#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the intrinsic takes a raw pointer"))]
 pub fn prefetch<T>(target: &T) {
     #[cfg(target_arch = "x86_64")]
     {
