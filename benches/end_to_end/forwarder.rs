@@ -20,13 +20,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::Pid;
-use pointsman::dataplane::worker::BURST;
+use pointsman::dataplane::worker::{BURST, BURSTS};
 
 use crate::frame;
 use crate::rings::{RING, Socket, Umem};
-
-/// Frames that one `sendto` takes in copy mode (`TX_BATCH_SIZE`, net/xdp/xsk.c).
-const FRAMES_PER_SEND: u32 = 32;
 
 /// How long the queue of a process that has just ended is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -153,10 +150,10 @@ impl Forwarder {
         Ok(forwarder)
     }
 
-    /// One burst; says how many frames it had.
+    /// As many bursts as pointsman takes before it sends; says how many frames that were.
     fn round(&mut self) -> u32 {
         self.recycle();
-        let received = self.way_in.rx.ready(BURST as u32);
+        let received = self.way_in.rx.ready((BURSTS * BURST) as u32);
         let egress = self.way_out.as_mut().map_or(&mut self.way_in.tx, |way_out| &mut way_out.tx);
         // There are as many frames as entries, so there is room for all.
         let count = egress.ready(received);
@@ -189,9 +186,9 @@ impl Forwarder {
 
     /// Has the kernel send what is on the tx ring.
     fn send(&mut self) {
-        let socket = self.way_out.as_ref().unwrap_or(&self.way_in).fd().as_raw_fd();
-        for _ in 0..self.unsent.div_ceil(FRAMES_PER_SEND) {
-            match send(socket, &[], MsgFlags::MSG_DONTWAIT) {
+        let socket = self.way_out.as_ref().unwrap_or(&self.way_in);
+        for _ in 0..self.unsent.div_ceil(socket.frames_per_send) {
+            match send(socket.fd().as_raw_fd(), &[], MsgFlags::MSG_DONTWAIT) {
                 Ok(_) => {
                     self.unsent = 0;
                     return;

@@ -168,6 +168,8 @@ pub(crate) struct Socket {
     pub(crate) completion: Ring<u64>,
     pub(crate) rx: Ring<libc::xdp_desc>,
     pub(crate) tx: Ring<libc::xdp_desc>,
+    /// Frames that one `sendto` takes.
+    pub(crate) frames_per_send: u32,
     fd: OwnedFd,
 }
 
@@ -190,6 +192,9 @@ impl Socket {
         for ring in [libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING, libc::XDP_RX_RING, libc::XDP_TX_RING] {
             set_option(socket, ring, &RING)?;
         }
+        // `XDP_MAX_TX_SKB_BUDGET` (`linux/if_xdp.h`, since 6.17), as pointsman does; before, `TX_BATCH_SIZE`
+        // (net/xdp/xsk.c).
+        let frames_per_send = if set_option(socket, 9, &RING).is_ok() { RING } else { 32 };
         let offsets = offsets(socket)?;
         let (fill, completion) = (libc::XDP_UMEM_PGOFF_FILL_RING, libc::XDP_UMEM_PGOFF_COMPLETION_RING);
         let opened = Self {
@@ -197,6 +202,7 @@ impl Socket {
             completion: Ring::map(socket, completion.cast_signed(), &offsets.cr, Role::Consumer)?,
             rx: Ring::map(socket, libc::XDP_PGOFF_RX_RING, &offsets.rx, Role::Consumer)?,
             tx: Ring::map(socket, libc::XDP_PGOFF_TX_RING, &offsets.tx, Role::Producer)?,
+            frames_per_send,
             fd,
         };
         bind(socket, interface, flags, shared)?;

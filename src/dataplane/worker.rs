@@ -22,7 +22,7 @@ pub const BURST: usize = 64;
 
 /// Full bursts from one port before what came of them is handed on: a system call to send costs as much as balancing
 /// some ten packets, and four bursts are a quarter of a millisecond at a million packets a second.
-const BURSTS: usize = 4;
+pub const BURSTS: usize = 4;
 
 /// Stands for the interface of a frame that does not leave.
 const STAYS: u8 = u8::MAX;
