@@ -14,6 +14,7 @@ use super::file::{self, File};
 use super::reader::{Field, Wrong, nearest, quoted};
 use super::report::{Errors, Place, Scope};
 use super::value::{Name, Port};
+use crate::dataplane::flow::MEMBERS;
 use crate::dataplane::tables::InterfaceSet;
 
 pub use super::report::ConfigError;
@@ -274,9 +275,19 @@ fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
         }
     }
     check_tunnel_source(file, errors);
+    check_member_count(file, errors);
     for (pool, users) in file.pools.iter().zip(&users) {
         check_members(pool, users, errors);
         check_member_addresses(pool, &vip_addresses, errors);
+    }
+}
+
+/// A flow names its member by so many bits.
+fn check_member_count(file: &File, errors: &Errors<'_>) {
+    let members = || file.pools.iter().flat_map(|pool| &pool.members);
+    if let Some(member) = members().nth(MEMBERS as usize) {
+        let found = members().count();
+        errors.report(&member.place, format!("{found} members in all pools are too many (allowed: {MEMBERS})"));
     }
 }
 
