@@ -67,10 +67,11 @@ fn without_persistence_a_clients_connections_spread() {
 
 #[test]
 fn connections_beyond_a_limit_are_refused() {
+    let keys = "connection_limit = 20\ntimeouts = { tcp_closing = \"1h\" }";
     let Some(lab) = build(&topology()) else { return };
     let _members = lab.spawn_member_servers().expect("members");
-    let mut balancer = lab.spawn_balancer(&config(&lab, "connection_limit = 20")).expect("balancer");
-    // One after the other: each is closing for ten seconds after its end, and counts.
+    let mut balancer = lab.spawn_balancer(&config(&lab, keys)).expect("balancer");
+    // All at once; each that has ended is closing for an hour, and counts.
     let load = Load { connections: 30, concurrency: 30, patience_seconds: 1, limit_seconds: 20, ..lab.get() };
     let report = lab.client_load(&load).expect("load");
     assert_eq!((report.connections, report.failures), (20, 10), "{:?}", report.failure_counts);
