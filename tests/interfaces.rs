@@ -241,7 +241,7 @@ fn assert_interrupted_shortly(lab: &Lab, what: &str, change: impl FnOnce()) {
     let vip = Topology::VIP.to_string();
     std::thread::scope(|scope| {
         let ping = scope.spawn(|| lab.gateway().run(["ping", "-nqi", "0.01", "-w", "4", &vip]).expect("ping"));
-        std::thread::sleep(Duration::from_millis(300));
+        assert_more(what, "came to it", 20, || sent_to(lab, "balancer"));
         change();
         let report = ping.join().expect("a thread");
         let (sent, received) = report
