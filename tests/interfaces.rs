@@ -123,12 +123,12 @@ fn dropped_while_down(lab: &Lab, namespace: &Namespace, (device, interface): (&s
         for time in 1..=3 {
             assert_flows(lab, device);
             namespace.run(["ip", "link", "set", device, "down"]).expect("ip");
-            assert_logs_times(&balancer, time, &format!("{interface} is down"));
+            assert_logs_times(&balancer, time, &format!("WARN {interface} is down"));
             if interface == "eth1" {
                 assert_more(device, "came for it while it was down", 20, || sent_to(lab, "balancer"));
             }
             namespace.run(["ip", "link", "set", device, "up"]).expect("ip");
-            assert_logs_times(&balancer, time, &format!("{interface} is up"));
+            assert_logs_times(&balancer, time, &format!("INFO {interface} is up"));
         }
         assert_flows(lab, device);
         is_over.store(true, Ordering::Relaxed);
@@ -235,7 +235,8 @@ fn forwards_on(lab: &Lab, port: u16) -> bool {
     lab.client_load(&one).is_ok_and(|report| report.failures == 0)
 }
 
-/// For how long the VIP on `eth0` does not answer around a change: as many lost pings, a hundredth of a second each.
+/// For how long the VIP on `eth0` does not answer around a change: as many of four seconds' pings as are lost, and it is
+/// to be less than three of ten.
 #[track_caller]
 fn assert_interrupted_shortly(lab: &Lab, what: &str, change: impl FnOnce()) {
     let vip = Topology::VIP.to_string();
@@ -250,8 +251,9 @@ fn assert_interrupted_shortly(lab: &Lab, what: &str, change: impl FnOnce()) {
             .and_then(|(sent, rest)| Some((sent.parse().ok()?, rest.split(' ').next()?.parse().ok()?)))
             .unwrap_or_else(|| panic!("{report}"));
         let lost: u64 = u64::saturating_sub(sent, received);
-        println!("{what}: eth0 was interrupted for about {} ms", lost * 10);
-        assert!(sent > 200 && lost < 120, "{what}: {report}");
+        println!("{what}: eth0 was interrupted for about {} ms", lost * 4000 / u64::max(sent, 1));
+        // A busy machine sends fewer, and loses fewer.
+        assert!(sent > 40 && lost * 10 < sent * 3, "{what}: {report}");
     });
     assert!(forwards_on(lab, 80), "{what}");
 }
