@@ -169,7 +169,7 @@ impl Daemon {
         let Sizes { flows_v4, persistence_v4, .. } = wanted;
         let pages = flows.v4.pages().name();
         info!("connection table: {flows_v4} flows, {} MiB on {pages} pages", mebibytes(flows.v4.lines()));
-        if let (Some(templates), Some(clients)) = (&flows.templates, persistence_v4) {
+        if let (Some(templates), Some(clients)) = (flows.templates.get(), persistence_v4) {
             info!("persistence: {clients} clients, {} MiB", mebibytes(templates.lines()));
         }
         let mut daemon = Self {
@@ -469,7 +469,7 @@ impl Daemon {
 
     fn say_statistics(&mut self, last: Option<SteeringCounters>) {
         let steering = last.or_else(|| self.plane.as_ref()?.steering_counters().ok());
-        info!("{}", self.statistics.line(&self.plan.model, &self.shared.counters, &self.shared.flows, steering));
+        info!("{}", self.statistics.line(&self.plan, &self.shared.counters, &self.shared.flows, steering));
     }
 }
 

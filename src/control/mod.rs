@@ -16,6 +16,7 @@ pub mod compile;
 pub mod daemon;
 pub mod file;
 pub mod fit;
+pub mod identity;
 pub mod maglev;
 pub mod memory;
 pub mod model;

@@ -14,7 +14,7 @@ use super::file::{self, File};
 use super::reader::{Field, Wrong, nearest, quoted};
 use super::report::{Errors, Place, Scope};
 use super::value::{Name, Port};
-use crate::dataplane::tables::InterfaceSet;
+use crate::dataplane::tables::{InterfaceSet, MemberId};
 
 pub use super::report::ConfigError;
 pub use super::value::{TunnelSource, VipPort};
@@ -265,6 +265,10 @@ fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
     check_pool_references(file, pools, errors);
     unique(errors, names(file.pools.iter().map(|pool| &pool.name)), |name| format!("{name} is already a pool's name"));
 
+    if let Some(member) = file.pools.iter().flat_map(|pool| &pool.members).nth(MemberId::MOST) {
+        let found: usize = file.pools.iter().map(|pool| pool.members.len()).sum();
+        errors.report(&member.place, format!("{found} members are too many (allowed: {} in all)", MemberId::MOST));
+    }
     let vip_addresses: HashMap<Ipv4Addr, &file::Vip> =
         file.vips.iter().rev().filter_map(|vip| Some((vip.address.as_ref()?.value, vip))).collect();
     let mut users: Vec<Vec<&file::Vip>> = vec![Vec::new(); file.pools.len()];

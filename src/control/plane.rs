@@ -22,7 +22,7 @@ use crate::dataplane::port::steering::{AddressFlags, AttachError, Steering, Stee
 use crate::dataplane::port::xdp::{
     OpenError, OpenOptions, Opened, WantedCopyMode, XdpPort, largest_mtu, memory_needed,
 };
-use crate::dataplane::tables::{InterfaceId, Tables};
+use crate::dataplane::tables::{InterfaceId, MemberId, Tables, VipId};
 use crate::dataplane::worker::{Idle, Mailbox, NEW_FLOWS, Parts, Worker};
 
 /// Why the data plane does not come up.
@@ -280,7 +280,7 @@ impl Plane {
                 ports,
                 frames,
                 mailbox,
-                counters: shared.counters_of(worker, model),
+                counters: shared.counters_of(worker),
                 flows: Arc::clone(&shared.flows),
                 new_flows: NEW_FLOWS,
                 idle: if model.dataplane.busy_poll { Idle::Spin } else { Idle::Sleep },
@@ -386,10 +386,10 @@ impl BuiltFor {
 
 impl Shared {
     /// The counters of a worker, made when it is first started.
-    fn counters_of(&mut self, worker: usize, model: &Model) -> Arc<Counters> {
+    fn counters_of(&mut self, worker: usize) -> Arc<Counters> {
         while self.counters.len() <= worker {
-            let members = model.pools.iter().map(|pool| pool.members.len()).sum();
-            self.counters.push(Arc::new(Counters::new(model.vips.len(), members)));
+            // Whatever VIPs and members later configurations have.
+            self.counters.push(Arc::new(Counters::new(VipId::MOST, MemberId::MOST)));
         }
         Arc::clone(&self.counters[worker])
     }

@@ -4,15 +4,18 @@
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use zerocopy::FromZeros;
+
 use super::flow::{Event, FlowState};
 use super::ids::{MemberId, VipId};
+use super::memory::zeroed;
 
 /// One member's flows that are in the connection table, and whether they are too many.
 ///
 /// One word: `inactive << 32 | active << 1 | overloaded`, the counts as signed numbers. So both counts and the bit that
 /// follows from their sum change together, whoever else is counting. (A count is below 0 for a moment when a flow's end
 /// is counted before its beginning, by another worker.)
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromZeros)]
 pub struct Load(AtomicU64);
 
 const OVERLOADED: u64 = 1;
@@ -20,7 +23,7 @@ const ACTIVE: u64 = 1 << 1;
 const INACTIVE: u64 = 1 << 32;
 
 /// One VIP's flows; a cache line (of the pairs that x86-64 fetches), since workers begin flows of different VIPs.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromZeros)]
 #[repr(align(128))]
 struct VipLoad(AtomicI64);
 
@@ -123,19 +126,27 @@ fn one(state: FlowState) -> u64 {
 }
 
 impl Loads {
-    /// For ids below these bounds.
+    /// For ids below these bounds; memory is taken as they are first counted (see `Counters::new`).
     pub fn new(members: usize, vips: usize) -> Self {
-        Self {
-            members: std::iter::repeat_with(Load::default).take(members).collect(),
-            vips: std::iter::repeat_with(VipLoad::default).take(vips).collect(),
-            unknown: Load::default(),
-        }
+        Self { members: zeroed(members), vips: zeroed(vips), unknown: Load::default() }
     }
 
     /// A member's.
     #[inline]
     pub fn of(&self, member: MemberId) -> &Load {
         self.members.get(member.0 as usize).unwrap_or(&self.unknown)
+    }
+
+    /// Has a member begin without flows. Only while the connection table names it nowhere.
+    pub fn forget_member(&self, member: MemberId) {
+        self.of(member).0.store(0, Ordering::Relaxed);
+    }
+
+    /// Has a VIP begin without flows, under the same condition.
+    pub fn forget_vip(&self, vip: VipId) {
+        if let Some(vip) = self.vips.get(usize::from(vip.0)) {
+            vip.0.store(0, Ordering::Relaxed);
+        }
     }
 
     /// How many flows a VIP has in the connection table; 0 for one without a place of its own.
