@@ -163,17 +163,6 @@ fn an_interface_without_ethernet_is_refused_by_name() {
 }
 
 #[test]
-fn sighup_changes_nothing_and_says_so() {
-    let Some(lab) = build(&topology()) else { return };
-    let _members = lab.spawn_member_servers().expect("members");
-    let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
-    balancer.signal(Signal::SIGHUP).expect("signal");
-    assert_logs(&balancer, "SIGHUP: reloading is not built yet: nothing has changed");
-    assert_forwards(&lab);
-    assert!(balancer.stop().expect("stop").success());
-}
-
-#[test]
 fn native_where_the_driver_cannot_is_an_error_and_auto_says_that_it_falls_back() {
     let Some(lab) = build(&topology()) else { return };
     // A bridge has no XDP of its own.

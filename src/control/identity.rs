@@ -98,10 +98,17 @@ pub struct Assignment {
 impl Assignment {
     /// The ids that nobody has.
     pub fn gone(&self) -> Gone {
-        let vips: HashSet<usize> = self.vips.iter().map(|id| usize::from(id.0)).collect();
-        let members: HashSet<usize> = self.members.iter().flatten().map(|id| id.0 as usize).collect();
-        let others = |taken: &HashSet<usize>, end| (0..end).filter(|id| !taken.contains(id)).collect::<IdSet>();
-        Gone { vips: others(&vips, self.vips_end), members: others(&members, self.members_end) }
+        let others = |ids: &mut dyn Iterator<Item = usize>, end| -> IdSet {
+            let mut is_taken = vec![false; end];
+            for id in ids {
+                is_taken[id] = true;
+            }
+            (0..end).filter(|&id| !is_taken[id]).collect()
+        };
+        Gone {
+            vips: others(&mut self.vips.iter().map(|id| usize::from(id.0)), self.vips_end),
+            members: others(&mut self.members.iter().flatten().map(|id| id.0 as usize), self.members_end),
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! still do then; [`daemon`] is the loop around all of it.
 
 pub mod announce;
+pub mod change;
 pub mod compile;
 pub mod daemon;
 pub mod file;
@@ -25,6 +26,7 @@ pub mod occupant;
 pub mod plane;
 pub mod privileges;
 pub mod publish;
+pub mod reload;
 pub mod statistics;
 
 mod reader;
