@@ -9,7 +9,6 @@ mod support;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use pointsman::lab::{Lab, LabError, Layout, Load, Process, Service, Topology, wait_until};
 use support::{build, statistic, topology};
 

@@ -58,7 +58,7 @@ fn lines(new: &Model) -> Vec<String> {
 
 #[test]
 fn every_key_is_named_with_what_it_was_and_would_be() {
-    let web = "port = 80\npool = \"web\"\n";
+    let web = "port = 80\npool = \"web\"";
     let rows: [(&str, String, &[&str]); 31] = [
         ("[[pool]]\nname = \"dns\"", "[[pool]]\nname = \"dns\"".into(), &["nothing changes"]),
         ("\"a\"", "\"b\"".into(), &["~ node.hash_seed \"a\" → \"b\" (all that is hashed goes elsewhere)"]),
@@ -112,13 +112,13 @@ fn every_key_is_named_with_what_it_was_and_would_be() {
         ("name = \"web\"", "name = \"www\"".into(), &["~ vip www (203.0.113.2 tcp 80): name \"web\" → \"www\""]),
         ("port = 80", "port = 81".into(), &["+ vip web (203.0.113.2 tcp 81)", "- vip web (203.0.113.2 tcp 80)"]),
         ("pool = \"web\"", "pool = \"dns\"".into(), &["~ vip web (203.0.113.2 tcp 80): pool \"web\" → \"dns\""]),
-        (web, format!("{web}announce = \"arp\""), &["~ vip web (203.0.113.2 tcp 80): announce \"none\" → \"arp\""]),
+        (web, format!("{web}\nannounce = \"arp\""), &["~ vip web (203.0.113.2 tcp 80): announce \"none\" → \"arp\""]),
         (
             web,
-            format!("{web}persistence = {{ timeout = \"5m\" }}"),
+            format!("{web}\npersistence = {{ timeout = \"5m\" }}"),
             &["~ vip web (203.0.113.2 tcp 80): persistence.timeout none → \"300s\", persistence.netmask none → 32"],
         ),
-        (web, format!("{web}connection_limit = 9"), &["~ vip web (203.0.113.2 tcp 80): connection_limit none → 9"]),
+        (web, format!("{web}\nconnection_limit = 9"), &["~ vip web (203.0.113.2 tcp 80): connection_limit none → 9"]),
         (
             "port = 53",
             "port = 53\none_packet = true".into(),
@@ -126,10 +126,10 @@ fn every_key_is_named_with_what_it_was_and_would_be() {
         ),
         (
             web,
-            format!("{web}timeouts = {{ tcp_syn = \"5s\" }}"),
+            format!("{web}\ntimeouts = {{ tcp_syn = \"5s\" }}"),
             &["~ vip web (203.0.113.2 tcp 80): timeouts.tcp_syn \"30s\" → \"5s\""],
         ),
-        (web, format!("{web}enabled = false"), &["~ vip web (203.0.113.2 tcp 80): enabled true → false"]),
+        (web, format!("{web}\nenabled = false"), &["~ vip web (203.0.113.2 tcp 80): enabled true → false"]),
         (
             "[[pool]]\nname = \"web\"",
             "[[pool]]\nname = \"web\"\nscheduler = \"wlc\"\non_member_down = \"keep\"\nforward = \"ipip\"".into(),

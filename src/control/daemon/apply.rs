@@ -15,7 +15,7 @@ use crate::control::fit::Unfit;
 use crate::control::identity::NoIds;
 use crate::control::model::Model;
 use crate::control::neighbor::{Network, NextHop};
-use crate::control::plane::{self, Place};
+use crate::control::plane;
 use crate::control::reload::Loaded;
 use crate::dataplane::flow::Sizes;
 use crate::dataplane::port::nic;
@@ -196,11 +196,12 @@ impl Daemon {
         if model.interfaces == self.plan.model.interfaces {
             return Ok(());
         }
+        let listed = self.listed();
+        let is_new = |name: &str| !listed.iter().any(|one| one == name);
         let fit = self.fit(model, &self.network);
-        let misfits = fit.unfit.iter().filter(|(_, why)| **why != Unfit::Missing);
+        let misfits = fit.unfit.iter().filter(|(name, why)| is_new(name) && **why != Unfit::Missing);
         let mut failures: Vec<String> = misfits.map(|(name, why)| format!("{name}: {why}")).collect();
-        let is_ours = |place: &Place<'_>| self.plane.as_ref().is_some_and(|plane| plane.is_on(place));
-        for place in fit.places.iter().filter(|place| !is_ours(place)) {
+        for place in fit.places.iter().filter(|place| is_new(place.name)) {
             failures.extend(plane::try_out(model, *place).err().map(|error| error.to_string()));
         }
         if failures.is_empty() { Ok(()) } else { Err(Refused::Host(failures)) }
