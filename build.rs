@@ -13,6 +13,11 @@ fn main() {
         compile(&source, &out.join(format!("{program}.bpf.o")));
     }
     println!("cargo::rerun-if-env-changed=CLANG");
+    // The model checker's build: src/dataplane/flow/interleavings.rs.
+    println!("cargo::rerun-if-env-changed=POINTSMAN_LOOM");
+    if std::env::var_os("POINTSMAN_LOOM").is_some() {
+        println!("cargo::rustc-cfg=pointsman_loom");
+    }
 }
 
 fn compile(source: &Path, object: &Path) {

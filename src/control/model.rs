@@ -14,7 +14,8 @@ use super::file::{self, File};
 use super::reader::{Field, Wrong, nearest, quoted};
 use super::report::{Errors, Place, Scope};
 use super::value::{Name, Port};
-use crate::dataplane::tables::{InterfaceSet, MemberId};
+use crate::dataplane::flow::MEMBERS;
+use crate::dataplane::tables::InterfaceSet;
 
 pub use super::report::ConfigError;
 pub use super::value::{TunnelSource, VipPort};
@@ -265,10 +266,6 @@ fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
     check_pool_references(file, pools, errors);
     unique(errors, names(file.pools.iter().map(|pool| &pool.name)), |name| format!("{name} is already a pool's name"));
 
-    if let Some(member) = file.pools.iter().flat_map(|pool| &pool.members).nth(MemberId::MOST) {
-        let found: usize = file.pools.iter().map(|pool| pool.members.len()).sum();
-        errors.report(&member.place, format!("{found} members are too many (allowed: {} in all)", MemberId::MOST));
-    }
     let vip_addresses: HashMap<Ipv4Addr, &file::Vip> =
         file.vips.iter().rev().filter_map(|vip| Some((vip.address.as_ref()?.value, vip))).collect();
     let mut users: Vec<Vec<&file::Vip>> = vec![Vec::new(); file.pools.len()];
@@ -278,9 +275,19 @@ fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
         }
     }
     check_tunnel_source(file, errors);
+    check_member_count(file, errors);
     for (pool, users) in file.pools.iter().zip(&users) {
         check_members(pool, users, errors);
         check_member_addresses(pool, &vip_addresses, errors);
+    }
+}
+
+/// A flow names its member by so many bits.
+fn check_member_count(file: &File, errors: &Errors<'_>) {
+    let members = || file.pools.iter().flat_map(|pool| &pool.members);
+    if let Some(member) = members().nth(MEMBERS as usize) {
+        let found = members().count();
+        errors.report(&member.place, format!("{found} members in all pools are too many (allowed: {MEMBERS})"));
     }
 }
 

@@ -23,9 +23,9 @@ pub(super) fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup
         && vip.pool.is_maglev()
         && policy(state, passenger).asks_nothing()
         && let Some(member) = select::select(state.tables.seed, &vip.slots, &passenger.flow(vip))
-        && may_take(state, member)
+        && (!state.may_enter || may_take(state, member))
     {
-        return (Ok(member), FlowEffect::Insert);
+        return (Ok(member), if state.may_enter { FlowEffect::Insert } else { FlowEffect::Hashed });
     }
     choose_with_care(state, vip, passenger, lookup, now)
 }
@@ -34,6 +34,7 @@ pub(super) fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup
 fn choose_with_care(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup: Lookup, now: Now) -> Choice {
     let begins = passenger.signal.begins_as().is_some();
     let policy = policy(state, passenger);
+    let may_enter = state.may_enter || policy.one_packet;
     let hashed = || client_member(state, vip, passenger, now).map_or_else(|| hashed(state, vip, passenger), Ok);
     match lookup {
         Lookup::Hit(hit) => choose_for_lost(vip, passenger, hit, hashed),
@@ -41,16 +42,16 @@ fn choose_with_care(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup:
         Lookup::Miss if begins && policy.is_full(passenger.vip(), &state.flows.loads) => {
             (Err(DropReason::ConnectionLimit), FlowEffect::None)
         }
+        Lookup::Miss if begins && !may_enter => with_effect(hashed(), FlowEffect::Hashed),
         Lookup::Miss | Lookup::Over if passenger.opens() => choose_for_new(state, vip, passenger, lookup, now),
         Lookup::Miss if begins => with_effect(hashed(), FlowEffect::Insert),
-        Lookup::Over if begins => with_effect(hashed(), FlowEffect::TakeOver),
         Lookup::Miss | Lookup::Over => (hashed(), FlowEffect::None),
     }
 }
 
 /// The first packet of a flow: persistence knows where its client goes, or the scheduler is asked.
 fn choose_for_new(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup: Lookup, now: Now) -> Choice {
-    let is_alone = policy(state, passenger).one_packet;
+    let Policy { one_packet: is_alone, ref persistence, .. } = *policy(state, passenger);
     let effect = |insert| match lookup {
         _ if is_alone => FlowEffect::Pass,
         Lookup::Over => FlowEffect::TakeOver,
@@ -58,6 +59,10 @@ fn choose_for_new(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup: L
     };
     if let Some(member) = client_member(state, vip, passenger, now) {
         return (Ok(member), effect(FlowEffect::Insert));
+    }
+    if is_alone && persistence.is_some() && !state.may_enter {
+        // Its flow takes no room, but its client would.
+        return with_effect(hashed(state, vip, passenger), FlowEffect::Hashed);
     }
     let may_take = |member| may_take(state, member);
     if let Some(member) = vip.pool.hashed_first(table(state, vip), &passenger.flow(vip)).filter(|id| may_take(*id)) {
@@ -133,7 +138,7 @@ fn policy<'a>(state: &State<'a>, passenger: &Passenger) -> &'a Policy {
 }
 
 fn surroundings<'a>(state: &State<'a>, vip: &'a Vip, passenger: &Passenger) -> Surroundings<'a> {
-    let State { tables, flows } = *state;
+    let State { tables, flows, .. } = *state;
     let (slots, seed) = (&vip.slots[..], tables.seed);
     Surroundings { vip: passenger.vip(), slots, seed, loads: &flows.loads, turns: &flows.turns }
 }
@@ -152,12 +157,9 @@ pub(super) fn enter(
     ledger: &mut Ledger<'_>,
     now: Now,
 ) -> MemberId {
-    let State { tables, flows } = *state;
-    // `apply` has asked for the budget of an `Insert`.
-    let takes_budget = matches!(effect, FlowEffect::InsertScheduled | FlowEffect::InsertInTurn);
-    if takes_budget && !ledger.budget.take() {
-        ledger.counters.flows_over_budget.add(1);
-        return if effect == FlowEffect::Insert { chosen } else { unentered(chosen, passenger, state, now) };
+    let State { tables, flows, .. } = *state;
+    if matches!(effect, FlowEffect::Insert | FlowEffect::InsertScheduled | FlowEffect::InsertInTurn) {
+        ledger.budget.take();
     }
     let member = pass((effect, chosen), passenger, state, ledger, now);
     let record = |event| flows.loads.record(event, &tables.limits);
@@ -190,7 +192,7 @@ pub(super) fn pass(
     (effect, chosen): (FlowEffect, MemberId),
     passenger: &Passenger,
     state: &State<'_>,
-    ledger: &Ledger<'_>,
+    ledger: &mut Ledger<'_>,
     now: Now,
 ) -> MemberId {
     let member = match effect {
@@ -218,11 +220,12 @@ pub(super) fn remember_client(
     member: MemberId,
     passenger: &Passenger,
     state: &State<'_>,
-    ledger: &Ledger<'_>,
+    ledger: &mut Ledger<'_>,
     now: Now,
 ) -> MemberId {
-    let State { tables, flows } = state;
-    let (Some(persistence), Some(templates)) = (&policy(state, passenger).persistence, flows.templates.get()) else {
+    let State { tables, flows, .. } = state;
+    let policy = policy(state, passenger);
+    let (Some(persistence), Some(templates)) = (&policy.persistence, flows.templates.get()) else {
         return member;
     };
     let Some(vip) = tables.vips.get(usize::from(passenger.vip().0)) else { return member };
@@ -235,13 +238,20 @@ pub(super) fn remember_client(
         Remembered::NotRemembered => (&ledger.counters.persistence_without_room, member),
     };
     count.add(1);
+    if policy.one_packet {
+        // No flow will do either: what begins here takes room, and a client that comes again exists.
+        match remembered {
+            Remembered::Begun => ledger.budget.take(),
+            _ => templates.confirm(persistence, &passenger.key, now),
+        }
+    }
     if is_usable(has) { has } else { member }
 }
 
 /// Has persistence take a flow's client for a real one as soon as the flow is established.
 pub(super) fn confirm(event: Event, passenger: &Passenger, state: &State<'_>, now: Now) {
     if let Event::Changed { to, .. } = event
-        && to.is_active()
+        && to.is_confirmed()
         && let Some(templates) = state.flows.templates.get()
         && let Some(persistence) = &policy(state, passenger).persistence
     {
@@ -251,7 +261,7 @@ pub(super) fn confirm(event: Event, passenger: &Passenger, state: &State<'_>, no
 
 /// Forgets a flow whose member cannot be reached any more, unless another worker has found it another.
 pub(super) fn forget(passenger: &Passenger, state: &State<'_>, ledger: &Ledger<'_>, now: Now) {
-    let State { tables, flows } = state;
+    let State { tables, flows, .. } = state;
     let timeouts = tables.timeouts_of_vip(passenger.vip());
     let at = (passenger.place, &passenger.key);
     let asked = (passenger.signal, now, timeouts);

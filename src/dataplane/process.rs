@@ -1,8 +1,9 @@
 //! The packet's walk, stage by stage, on one screen.
 //!
 //! A burst goes through it in two steps: [`prepare`] reads every packet and asks for the cache line that its flow lies
-//! in, then [`decide`] decides about each. Both only read: everything that is decided about a packet is decided there.
-//! What follows is a value ([`Decision`]); [`apply`] and [`carry_out`] make it happen. [`conclude`] is these three, one
+//! in, then [`decide`] decides about each. Both only read. (What another worker did since can give the packet's flow
+//! another member, and a table without room sends it where its later packets will go: then [`apply`] says so.) What
+//! follows is a value ([`Decision`]); [`apply`] and [`carry_out`] make it happen. [`conclude`] is these three, one
 //! after the other. No syscall, no clock, no allocation, no lock.
 //!
 //! Nearly every packet belongs to a flow that the connection table knows and says nothing new of it: `known` decides
@@ -32,6 +33,8 @@ pub struct State<'a> {
     pub tables: &'a Tables,
     /// What earlier packets left behind.
     pub flows: &'a FlowTable,
+    /// Whether the budget for new flows has anything left: asked once in a burst.
+    pub may_enter: bool,
 }
 
 /// A received frame.
@@ -357,8 +360,8 @@ pub fn apply(
         let _ = ledger.conflicts.push(conflict);
     }
     let verdict = match (decision.verdict, prepared) {
-        // Where the flow's later packets are hashed to: a flood ends here.
-        (Verdict::Transmit(_), _) if decision.effects.flow == FlowEffect::Insert && !ledger.budget.take() => {
+        // A flood ends here.
+        (Verdict::Transmit(_), _) if decision.effects.flow == FlowEffect::Hashed => {
             counters.flows_over_budget.add(1);
             decision.verdict
         }
@@ -405,7 +408,7 @@ fn member_of(
     ledger: &mut Ledger<'_>,
     now: Now,
 ) -> MemberId {
-    let State { tables, flows } = state;
+    let State { tables, flows, .. } = state;
     let signal = passenger.signal;
     let (at, counters) = ((passenger.place, &passenger.key), ledger.counters);
     let record = |event| flows.loads.record(event, &tables.limits);
@@ -417,7 +420,7 @@ fn member_of(
         });
     };
     match effect {
-        FlowEffect::None | FlowEffect::Forget => member,
+        FlowEffect::None | FlowEffect::Hashed | FlowEffect::Forget => member,
         FlowEffect::Advance => {
             advance();
             member
@@ -435,8 +438,14 @@ fn member_of(
                 hit.member
             } else {
                 let member = begin::remember_client(member, passenger, state, ledger, now);
-                counters.flows_rebound.add(1);
-                flows.v4.rebind(at, hit.member, member, record)
+                let mut is_ours = false;
+                let becomes = |state| signal.goes_on_elsewhere_as(state);
+                let now_has = flows.v4.rebind(at, (hit.member, member), now, becomes, |event| {
+                    is_ours = true;
+                    record(event);
+                });
+                counters.flows_rebound.add(u64::from(is_ours));
+                now_has
             };
             // It is a packet of its flow like any other.
             advance();

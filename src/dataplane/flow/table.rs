@@ -219,24 +219,26 @@ impl<K: Key> Table<K> {
         }
     }
 
-    /// Binds a flow to another member, because `from` can no longer serve it. Returns the member that the flow has
-    /// now: `to`, or whichever another worker was quicker to give it.
+    /// Binds a flow to another member, because `from` can no longer serve it; there it goes on, from `now`, in the state that
+    /// `becomes` says. Returns the member that the flow has now: `to`, or whichever another worker was quicker to give it.
     pub fn rebind(
         &self,
         (place, key): (Place, &K),
-        from: MemberId,
-        to: MemberId,
+        (from, to): (MemberId, MemberId),
+        now: Now,
+        becomes: impl Fn(FlowState) -> FlowState,
         mut events: impl FnMut(Event),
     ) -> MemberId {
         while let Some((slot, word)) = self.find(place, key) {
             let Some(state) = word.state().filter(|_| word.member() == from && from != to) else {
                 return word.member();
             };
-            let new = Word::new(to, word.destination_port(), word.tick(), state);
+            let next = becomes(state);
+            let new = Word::new(to, word.destination_port(), word.tick().or_later(Tick::at(now)), next);
             if self.entries(slot.line).replace(slot.entry as usize, word, new) {
                 let vip = key.vip();
                 events(Event::Ended { vip, member: from, state });
-                events(Event::Began { vip, member: to, state });
+                events(Event::Began { vip, member: to, state: next });
                 return to;
             }
         }
