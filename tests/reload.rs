@@ -93,7 +93,14 @@ fn connections_outlive_what_others_come_and_go() {
     let web = |members: &[(usize, u16)]| format!("{base}{}", service_of(&lab, "web", 50, members));
     let mut balancer = lab.spawn_balancer(&web(&[(0, 1), (1, 1), (2, 1)])).expect("balancer");
     // All of them are open before the first change, and until after the last.
-    let long = Load { connections: 60, concurrency: 60, requests: 4000, patience_seconds: 40, ..lab.get() };
+    let long = Load {
+        connections: 60,
+        concurrency: 60,
+        requests: 2500,
+        patience_seconds: 110,
+        limit_seconds: 120,
+        ..lab.get()
+    };
     let report = thread::scope(|scope| {
         let running = scope.spawn(|| lab.client_load(&long));
         let reaches = |received| {
@@ -119,6 +126,7 @@ fn connections_outlive_what_others_come_and_go() {
         let scheduled = web(&three).replace("name = \"web\"\n[[pool", "name = \"web\"\nscheduler = \"wlc\"\n[[pool");
         reload(&lab, &balancer, &scheduled, "f");
         assert_clean(&load(&lab, 50, 200), 200);
+        assert!(!running.is_finished(), "the load has outlived the changes");
         running.join().expect("a thread").expect("load")
     });
     println!("{} requests on {} connections", report.requests, report.connections);
@@ -365,7 +373,13 @@ fn hangups_before_it_is_ready_are_no_death() {
     let file = lab.write_config(&config).expect("written");
     let log = fs::File::create(lab.directory().join("hangups.log")).expect("a file");
     let mut command = lab.balancer().command(&lab.topology().program);
-    command.args(["run", "--config"]).arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command
+        .args(["run", "--config"])
+        .args(file.file_name())
+        .current_dir(lab.directory())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
     let mut balancer = lab.spawn(command).expect("the balancer");
     let log = || fs::read_to_string(lab.directory().join("hangups.log")).expect("the log");
     assert!(wait_until(PATIENCE, || heeds_hangups(balancer.id())), "it listens");
