@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
 const PROGRAMS: [&str; 2] = ["steering", "decapsulate"];
+const HEADERS: [&str; 2] = ["program", "counters"];
 
 fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
@@ -11,6 +12,9 @@ fn main() {
         let source = PathBuf::from(format!("bpf/{program}.bpf.c"));
         println!("cargo::rerun-if-changed={}", source.display());
         compile(&source, &out.join(format!("{program}.bpf.o")));
+    }
+    for header in HEADERS {
+        println!("cargo::rerun-if-changed=bpf/{header}.h");
     }
     println!("cargo::rerun-if-env-changed=CLANG");
     // The model checker's build: src/dataplane/flow/interleavings.rs.

@@ -124,7 +124,7 @@ pub struct Vip {
 /// Source-address affinity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Persistence {
-    /// How long a client is remembered after its last connection; 1 s to 13 days.
+    /// How long a client is remembered after its last flow; 5 s to 13 days.
     pub timeout: Duration,
     /// How many leading bits of their addresses clients share that count as one; 1 to 32.
     pub netmask: u8,
@@ -158,7 +158,7 @@ pub struct Member {
     pub weight: u16,
     /// How many flows it may have, and when it gets new ones again.
     pub thresholds: Option<Thresholds>,
-    /// Whether it may get anything.
+    /// Whether it may get new flows.
     pub enabled: bool,
 }
 

@@ -81,6 +81,7 @@ fn fold(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
 
     fn key(i: u32) -> FlowKey {
         FlowKey {
@@ -105,6 +106,21 @@ mod tests {
 
     const GOLDEN: [u64; 4] =
         [0x7929_d7a6_a83e_4a6e, 0x88a4_3246_9970_fdf8, 0xe966_ceea_1eff_5582, 0xf5ea_cacd_d8c8_91f9];
+
+    /// Printed by the same; nodes would disagree here, too.
+    #[test]
+    fn overloaded_members_are_passed_over_in_a_fixed_order() {
+        let slots: Vec<MemberId> = (0..65_537).map(MemberId).collect();
+        let asked = RefCell::new(Vec::new());
+        let refuse = |member: MemberId| {
+            asked.borrow_mut().push(member.0);
+            false
+        };
+        let spare = |place: &dyn Fn(usize) -> usize| Some(MemberId(place(1000) as u32));
+        let last = select_among(Seed::from_text("any text"), &slots, &key(0), refuse, spare);
+        assert_eq!(asked.into_inner(), [59_751, 11_811, 214, 8064, 20_189, 29_796, 26_030, 5545]);
+        assert_eq!(last, Some(MemberId(508)));
+    }
 
     #[test]
     fn consecutive_ports_spread_evenly_over_the_slots() {
