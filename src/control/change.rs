@@ -275,8 +275,11 @@ fn vips(old: &Model, new: &Model) -> Vec<Item> {
 }
 
 fn pool(old: &Pool, new: &Pool) -> Keys {
-    let Pool { name: _, forward, scheduler, on_member_down, members: _ } = old;
     let mut keys = Keys(Vec::new());
+    if old == new {
+        return keys;
+    }
+    let Pool { name: _, forward, scheduler, on_member_down, members: _ } = old;
     keys.add("forward", forward.to_string(), new.forward.to_string());
     keys.add("scheduler", scheduler.to_string(), new.scheduler.to_string());
     keys.add("on_member_down", on_member_down.to_string(), new.on_member_down.to_string());

@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -42,7 +43,7 @@ impl VipIdentity {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MemberIdentity {
     /// Its pool's name.
-    pub pool: String,
+    pub pool: Arc<str>,
     /// Its address.
     pub address: Ipv4Addr,
     /// Its port; 0 where forwarding leaves the port as it is, and so writing it down or not is the same.
@@ -52,20 +53,28 @@ pub struct MemberIdentity {
 impl MemberIdentity {
     /// Those of a pool's members, in its order; all differ.
     pub fn of_pool(pool: &Pool) -> Vec<Self> {
+        let name: Arc<str> = pool.name.as_str().into();
         let mut taken = HashSet::new();
+        let has_twins = has_twins(pool);
         let identity = |member: &super::model::Member| {
             let mut port = 0;
             // A pool that no VIP uses may have an address twice, with ports that nobody has asked for yet.
-            if !taken.insert((member.address, port)) {
+            if has_twins && !taken.insert((member.address, port)) {
                 port = member.port.unwrap_or(1);
                 while !taken.insert((member.address, port)) {
                     port = port.wrapping_add(1);
                 }
             }
-            Self { pool: pool.name.clone(), address: member.address, port }
+            Self { pool: Arc::clone(&name), address: member.address, port }
         };
         pool.members.iter().map(identity).collect()
     }
+}
+
+fn has_twins(pool: &Pool) -> bool {
+    let mut addresses: Vec<Ipv4Addr> = pool.members.iter().map(|member| member.address).collect();
+    addresses.sort_unstable();
+    addresses.windows(2).any(|pair| pair[0] == pair[1])
 }
 
 /// There are more VIPs or members than ids, with those that are not free yet.

@@ -139,6 +139,12 @@ impl Loads {
         self.members.get(member.0 as usize).unwrap_or(&self.unknown)
     }
 
+    /// Has a member be overloaded or not by thresholds that are others than they were: nothing else need happen to its
+    /// flows for a while.
+    pub fn settle(&self, member: MemberId, thresholds: &impl ThresholdsOf) {
+        self.of(member).settle(thresholds.thresholds_of(member));
+    }
+
     /// Has a member begin without flows. Only while the connection table names it nowhere.
     pub fn forget_member(&self, member: MemberId) {
         self.of(member).0.store(0, Ordering::Relaxed);
@@ -280,6 +286,30 @@ mod tests {
         assert!(loads.of(MEMBER).is_overloaded());
         loads.record(ended(FlowState::Established), &None);
         assert!(!loads.of(MEMBER).is_overloaded());
+    }
+
+    #[test]
+    fn other_thresholds_count_at_once() {
+        let loads = Loads::new(2, 1);
+        let under = |thresholds| {
+            loads.settle(MEMBER, &thresholds);
+            loads.of(MEMBER).is_overloaded()
+        };
+        for _ in 0..10 {
+            loads.record(began(FlowState::Established), &None);
+        }
+        let rows = [
+            (None, false),
+            (Some(thresholds(10, None)), true),
+            (Some(thresholds(20, None)), false),
+            (Some(thresholds(5, None)), true),
+            (None, false),
+        ];
+        for (thresholds, expected) in rows {
+            assert_eq!(under(thresholds), expected, "{thresholds:?}");
+        }
+        loads.forget_member(MEMBER);
+        assert!(!under(Some(thresholds(1, None))) && loads.of(MEMBER).active() == 0);
     }
 
     /// However threads' events fall: the counts come out even, and the bit says what they say.

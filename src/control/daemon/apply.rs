@@ -89,6 +89,10 @@ impl Daemon {
         }
         self.follow_interfaces();
         self.serve()?;
+        if let Some(plane) = &self.plane {
+            let (loads, limits) = (&self.shared.flows.loads, &plane.tables().limits);
+            self.plan.members().for_each(|(_, _, id)| loads.settle(id, limits));
+        }
         self.say_shared_addresses(&shared);
         Ok(Ok(change))
     }
@@ -115,11 +119,13 @@ impl Daemon {
             (are_settled && are_known) || Instant::now() >= proposal.until
         };
         let Some(Proposal { model, .. }) = self.proposal.take_if(is_due) else { return Ok(None) };
+        let started = Instant::now();
         let result = self.apply(model)?;
         if result.is_err() {
             self.watch();
         }
-        Ok(Some(self.say_applied(result)))
+        debug!("applied in {:.1?}", started.elapsed());
+        Ok(Some(say_applied(result)))
     }
 
     /// When what was proposed is applied at the latest.
@@ -148,22 +154,7 @@ impl Daemon {
         }
         match self.propose(model) {
             Ok(()) => None,
-            Err(refused) => Some(self.say_applied(Err(refused))),
-        }
-    }
-
-    fn say_applied(&self, result: Result<Change, Refused>) -> String {
-        match result {
-            Ok(change) => {
-                let words = format!("reloaded: {}", change.summary());
-                info!("{words}");
-                words
-            }
-            Err(refused) => {
-                let words = format!("not reloaded: {refused}; nothing has changed");
-                error!("{words}");
-                words
-            }
+            Err(refused) => Some(say_applied(Err(refused))),
         }
     }
 
@@ -239,6 +230,22 @@ impl Daemon {
         self.unfit.retain(|name, _| interfaces.contains(name));
         self.refusals.retain(|name, _| interfaces.contains(name));
         self.ever_served.retain(|name| interfaces.contains(name));
+    }
+}
+
+/// Says what came of it, in words that whoever asked for it is told, too.
+fn say_applied(result: Result<Change, Refused>) -> String {
+    match result {
+        Ok(change) => {
+            let words = format!("reloaded: {}", change.summary());
+            info!("{words}");
+            words
+        }
+        Err(refused) => {
+            let words = format!("not reloaded: {refused}; nothing has changed");
+            error!("{words}");
+            words
+        }
     }
 }
 
