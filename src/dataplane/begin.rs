@@ -17,17 +17,23 @@ pub(super) type Choice = (Result<MemberId, DropReason>, FlowEffect);
 /// For a packet whose flow the connection table does not know, or knows with a member that cannot be reached.
 #[inline]
 pub(super) fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup: Lookup, now: Now) -> Choice {
-    // What most VIPs ask for, and what a flood meets: the rest decides the same in three times the instructions.
+    // What most VIPs ask for: the rest decides the same in three times the instructions.
     if lookup == Lookup::Miss
-        && passenger.signal.begins_as().is_some()
-        && vip.pool.is_maglev()
-        && policy(state, passenger).asks_nothing()
-        && let Some(member) = select::select(state.tables.seed, &vip.slots, &passenger.flow(vip))
-        && (!state.may_enter || may_take(state, member))
+        && state.may_enter
+        && let Some(member) = plainly_hashed(state, vip, passenger)
+        && may_take(state, member)
     {
-        return (Ok(member), if state.may_enter { FlowEffect::Insert } else { FlowEffect::Hashed });
+        return (Ok(member), FlowEffect::Insert);
     }
     choose_with_care(state, vip, passenger, lookup, now)
+}
+
+/// The member of a flow that begins, if its VIP asks for nothing but hashing.
+#[inline]
+pub(super) fn plainly_hashed(state: &State<'_>, vip: &Vip, passenger: &Passenger) -> Option<MemberId> {
+    let is_plain =
+        passenger.signal.begins_as().is_some() && vip.pool.is_maglev() && policy(state, passenger).asks_nothing();
+    if is_plain { select::select(state.tables.seed, &vip.slots, &passenger.flow(vip)) } else { None }
 }
 
 #[inline(never)]

@@ -3,6 +3,8 @@
 //! The selection hash is the same on every node that shares `[node] hash_seed`, and stays the same across versions:
 //! the golden vectors below pin it.
 
+#![expect(clippy::inline_always, reason = "called with a key in registers, which a call would take through memory")]
+
 use siphasher::sip128::{Hasher128, SipHasher24};
 use std::hash::Hasher;
 
@@ -64,7 +66,7 @@ const SECRET: [u64; 2] = [0x2d35_8dcc_aa6c_78a5, 0x8bb8_4b93_962e_acc9];
 
 /// Two rounds of multiply-and-fold over the five-tuple, as in wyhash's short-key path (Wang Yi, wyhash final version
 /// 4): about 2 ns, and every bit of the key reaches every bit of the result.
-#[inline]
+#[inline(always)]
 fn hash(Seed([first, second]): Seed, key: &FlowKey) -> u64 {
     let addresses = u64::from(key.source) << 32 | u64::from(key.destination);
     let rest = u64::from(key.source_port) << 32 | u64::from(key.destination_port) << 16 | u64::from(key.protocol);
