@@ -108,7 +108,7 @@ impl Change {
             members: pools.iter().filter_map(|pair| members(pair.old?, pair.new?)).flatten().collect(),
             pools: pools
                 .into_iter()
-                .filter_map(|pair| pair.item(|pool| pool.name.clone(), |_| "".into(), pool))
+                .filter_map(|pair| pair.item(|pool| pool.name.clone(), |_| String::new(), pool))
                 .collect(),
             impact: Vec::new(),
         }
@@ -199,7 +199,7 @@ struct Pair<'m, T> {
     new: Option<&'m T>,
 }
 
-impl<'m, T> Pair<'m, T> {
+impl<T> Pair<'_, T> {
     /// `keys` are those that differ if it stays; with none it does not differ at all.
     fn item(
         &self,
@@ -293,6 +293,10 @@ fn pool(old: &Pool, new: &Pool) -> Keys {
     keys
 }
 
+fn identified(pool: &Pool) -> impl Iterator<Item = (MemberIdentity, &Member)> {
+    MemberIdentity::of_pool(pool).into_iter().zip(&pool.members)
+}
+
 /// `None`: the pool is one without a difference.
 fn members(old: &Pool, new: &Pool) -> Option<Vec<Item>> {
     if old == new {
@@ -310,9 +314,6 @@ fn members(old: &Pool, new: &Pool) -> Option<Vec<Item>> {
         keys.add("enabled", *enabled, after.enabled);
         keys
     };
-    fn identified(pool: &Pool) -> impl Iterator<Item = (MemberIdentity, &Member)> {
-        MemberIdentity::of_pool(pool).into_iter().zip(&pool.members)
-    }
     let name = |member: &Member| format!("{}/{}", new.name, member.name);
     let pairs = pair_by(identified(old), identified(new));
     Some(pairs.into_iter().filter_map(|pair| pair.item(name, |one| one.address.to_string(), keys)).collect())

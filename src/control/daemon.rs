@@ -258,7 +258,7 @@ impl Daemon {
                         tell(Progress::Reloading);
                     }
                     Told::Read(loaded) => {
-                        if let Some(refusal) = self.take_in(loaded) {
+                        if let Some(refusal) = self.take_in(*loaded) {
                             tell(Progress::Reloaded(&refusal));
                         }
                     }

@@ -28,7 +28,7 @@ pub enum Told {
     /// The file is being read.
     Asked,
     /// It has been read.
-    Read(Loaded),
+    Read(Box<Loaded>),
 }
 
 /// Reads the file whenever the process is told to.
@@ -66,9 +66,9 @@ impl Reloads {
         };
         let loaded = reading.await;
         self.reading = None;
-        Told::Read(loaded.unwrap_or_else(|error| {
+        Told::Read(Box::new(loaded.unwrap_or_else(|error| {
             let file = self.file.display().to_string();
             Err(vec![ConfigError::unreadable(&file, format!("cannot be read: {error}"))])
-        }))
+        })))
     }
 }

@@ -1,6 +1,6 @@
 //! A change in words: as a table for people, and in one line for the log.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde_json::Value;
 
@@ -127,7 +127,8 @@ fn counted(kind: &str, what: What, names: &[String]) -> String {
     let mut text = format!("{} {kind}{plural} {}: ", names.len(), what.word());
     text.push_str(&names[..names.len().min(MOST_NAMED)].join(", "));
     if names.len() > MOST_NAMED {
-        text.push_str(&format!(" and {} more", names.len() - MOST_NAMED));
+        // Writing to a String cannot fail.
+        let _ = write!(text, " and {} more", names.len() - MOST_NAMED);
     }
     text
 }

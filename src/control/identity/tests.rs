@@ -94,8 +94,8 @@ fn an_id_is_free_two_rounds_after_the_workers_left_it() {
     assert_eq!(identities.waiting(), (0, 0));
     let assignment = identities.assign(&third).expect("room");
     assert_eq!((assignment.vips[1], assignment.members[1][0]), (both.vips[1], both.members[1][0]));
-    let reused = identities.adopt(&third, &assignment, 3);
-    assert_eq!(reused, Reused { vips: vec![both.vips[1]], members: vec![both.members[1][0]] });
+    let changed_hands = identities.adopt(&third, &assignment, 3);
+    assert_eq!(changed_hands, Reused { vips: vec![both.vips[1]], members: vec![both.members[1][0]] });
     assert_eq!(only.vips_end, 2, "tables cover the ids of those that are gone");
 }
 

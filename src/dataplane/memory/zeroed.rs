@@ -19,6 +19,8 @@ mod tests {
 
     use super::*;
 
+    const COUNT: usize = 1 << 30;
+
     #[test]
     fn untouched_pages_cost_nothing() {
         let resident = || {
@@ -26,7 +28,6 @@ mod tests {
             let pages = status.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok());
             pages.expect("a number") * 4096
         };
-        const COUNT: usize = 1 << 30;
         let before = resident();
         let words: Box<[AtomicU64]> = zeroed(COUNT);
         words[COUNT / 2].store(1, Ordering::Relaxed);
