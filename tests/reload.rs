@@ -174,7 +174,7 @@ fn a_thousand_reloads_under_load_cost_an_unrelated_vip_nothing() {
             .collect();
         let mut text = web.clone() + &service_of(&lab, "busy", 52, &members);
         for other in 0..6 {
-            if (round + other) % 3 != 0 {
+            if !(round + other).is_multiple_of(3) {
                 let last = 53 + ((round / 3 * 6 + other) % 35) as u8;
                 text += &service_of(&lab, &format!("v{last}"), last, &[(other % 4, 1), ((other + 1) % 4, 1)]);
             }
@@ -384,7 +384,7 @@ fn hangups_before_it_is_ready_are_no_death() {
     let log = || fs::read_to_string(lab.directory().join("hangups.log")).expect("the log");
     assert!(wait_until(PATIENCE, || heeds_hangups(balancer.id())), "it listens");
     let mut signals = 0;
-    let is_up = wait_until(Duration::from_secs(60), || {
+    let is_up = wait_until(Duration::from_mins(1), || {
         kill(Pid::from_raw(balancer.id().cast_signed()), Signal::SIGHUP).expect("it lives");
         signals += 1;
         assert_eq!(balancer.try_wait().expect("it is ours"), None, "it has died:\n{}", log());
