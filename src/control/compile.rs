@@ -1,19 +1,20 @@
 //! Model + network → immutable tables, and what the steering program and the status need to know. Pure: the same
 //! input gives the same output, and nothing is touched.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::announce::arp::Announcement;
+use super::identity::{Assignment, Identities};
 use super::maglev::{Candidate, Layout};
 use super::model::{Announce, Forward, Member, Model, Pool, Protocol, VipPort};
 use super::neighbor::{Network, NextHop, Unresolved};
 use crate::dataplane::encap::{OUTER_LENGTH, Source, Template};
 use crate::dataplane::flow::{Sizes, Timeouts};
-use crate::dataplane::limits::{Limits, Policy};
+use crate::dataplane::limits::{Gone, Limits, Policy};
 use crate::dataplane::load::Thresholds;
 use crate::dataplane::persistence::Persistence;
 use crate::dataplane::schedule::{self, Pool as TablePool};
@@ -23,13 +24,24 @@ use crate::dataplane::tables::{
     Interface, InterfaceId, Member as TableMember, MemberId, Tables, Vip, VipAddress, VipId, Way,
 };
 
-/// A model and what can be computed from it alone, once: ids and Maglev layouts.
+/// A model, its ids, and what can be computed from these alone, once: Maglev layouts.
 #[derive(Debug)]
 pub struct Plan {
     /// The configuration.
     pub model: Model,
-    /// One per pool, and what was last made of it: a change of one pool leaves the others' tables as they are.
-    layouts: Vec<(Layout, Option<Laid>)>,
+    ids: Assignment,
+    gone: Gone,
+    /// One per pool: a change of one pool leaves the others' tables as they are.
+    layouts: Vec<PoolLayout>,
+}
+
+/// A pool's layout, and what was last made of it.
+#[derive(Debug, Clone)]
+struct PoolLayout {
+    /// What it was made from, in the pool's order.
+    candidates: Vec<Candidate>,
+    layout: Arc<Layout>,
+    laid: Option<Laid>,
 }
 
 /// What a pool's usable members come to.
@@ -49,7 +61,7 @@ pub struct Compiled {
     pub services: Vec<Destination>,
     /// For the steering programs: those of the VIPs' addresses that are the host's own, too.
     pub host_addresses: BTreeSet<u32>,
-    /// One per [`MemberId`].
+    /// One per member, in the model's order.
     pub members: Vec<MemberStatus>,
     /// What is wrong with the configuration on this host.
     pub problems: Vec<String>,
@@ -133,15 +145,49 @@ impl Compiled {
 }
 
 impl Plan {
-    /// Gives every member its id and lays every pool out.
+    /// Gives every VIP and member an id, as if there had been none before, and lays every pool out.
     pub fn new(model: Model) -> Self {
-        let layouts = model
-            .pools
-            .iter()
-            .zip(first_ids(&model))
-            .map(|(pool, first)| (Layout::new(&candidates(pool, first)), None))
+        // A model has no more of them than there are ids.
+        let ids = Identities::default().assign(&model).expect("a model's VIPs and members fit");
+        Self::with(model, ids, None)
+    }
+
+    /// The same with these ids for the model; what does not differ from an earlier plan is taken from it.
+    pub fn with(model: Model, ids: Assignment, before: Option<&Self>) -> Self {
+        let old: HashMap<&str, (&Pool, &PoolLayout)> = before
+            .into_iter()
+            .flat_map(|before| before.model.pools.iter().zip(&before.layouts))
+            .map(|(pool, layout)| (pool.name.as_str(), (pool, layout)))
             .collect();
-        Self { model, layouts }
+        let lay_out = |(pool, ids): (&Pool, &Vec<MemberId>)| {
+            let candidates = candidates(pool, ids);
+            match old.get(pool.name.as_str()) {
+                Some((before, layout)) if layout.candidates == candidates => {
+                    let chooses_alike =
+                        (before.scheduler, before.on_member_down) == (pool.scheduler, pool.on_member_down);
+                    PoolLayout { laid: layout.laid.clone().filter(|_| chooses_alike), ..(*layout).clone() }
+                }
+                _ => PoolLayout { layout: Arc::new(Layout::new(&candidates)), candidates, laid: None },
+            }
+        };
+        let layouts = model.pools.iter().zip(&ids.members).map(lay_out).collect();
+        Self { gone: ids.gone(), model, ids, layouts }
+    }
+
+    /// Every VIP and its id, in the model's order.
+    pub fn vips(&self) -> impl Iterator<Item = (&super::model::Vip, VipId)> {
+        self.model.vips.iter().zip(self.ids.vips.iter().copied())
+    }
+
+    /// Every member with its pool and its id, in the model's order.
+    pub fn members(&self) -> impl Iterator<Item = (&Pool, &Member, MemberId)> {
+        let pools = self.model.pools.iter().zip(&self.ids.members);
+        pools.flat_map(|(pool, ids)| pool.members.iter().zip(ids).map(move |(member, id)| (pool, member, *id)))
+    }
+
+    /// The ids of all of them.
+    pub fn ids(&self) -> &Assignment {
+        &self.ids
     }
 
     /// The addresses whose next hops [`Plan::compile`] wants to know.
@@ -149,60 +195,58 @@ impl Plan {
         self.model.pools.iter().flat_map(|pool| &pool.members).map(|member| member.address).collect()
     }
 
-    /// How much of everything the plan's tables name.
+    /// How much of everything there is to be for as long as the process lives: any later plan's ids fit.
     pub fn sizes(&self) -> Sizes {
-        let Model { dataplane, vips, pools, .. } = &self.model;
-        let is_persistent = vips.iter().any(|vip| vip.persistence.is_some());
         Sizes {
-            flows_v4: dataplane.flows_v4,
-            persistence_v4: is_persistent.then_some(dataplane.persistence_v4),
-            members: pools.iter().map(|pool| pool.members.len()).sum(),
-            vips: vips.len(),
+            flows_v4: self.model.dataplane.flows_v4,
+            persistence_v4: self.persistent_clients(),
+            members: MemberId::MOST,
+            vips: VipId::MOST,
         }
+    }
+
+    /// How many clients persistence must be able to remember; `None`: no VIP is persistent.
+    pub fn persistent_clients(&self) -> Option<usize> {
+        let is_persistent = self.model.vips.iter().any(|vip| vip.persistence.is_some());
+        is_persistent.then_some(self.model.dataplane.persistence_v4)
     }
 
     /// Compiles the tables for the network as it is now. `interfaces` are those of the listed ones that are served, in
     /// the order of [`InterfaceId`].
     pub fn compile(&mut self, network: &Network, interfaces: &[String], generation: u64) -> Compiled {
-        let (members, statuses): (Vec<_>, Vec<_>) = self
-            .model
-            .pools
-            .iter()
-            .flat_map(|pool| pool.members.iter().map(move |member| (pool, member)))
-            .map(|(pool, member)| self.compile_member(pool, member, network, interfaces))
-            .unzip();
+        let mut members = vec![TableMember::NOBODY; self.ids.members_end];
+        let mut statuses = Vec::with_capacity(members.len());
+        for (pool, member, id) in self.members() {
+            let (entry, status) = self.compile_member(pool, member, network, interfaces);
+            members[id.0 as usize] = entry;
+            statuses.push(status);
+        }
         let laid = self.lay(&statuses);
         let timeouts = timeouts(&self.model.timeouts);
         // A disabled VIP keeps its id and its address; it is just not served, and so dropped as that.
-        let vips = self
-            .model
-            .vips
-            .iter()
-            .map(|vip| {
-                let Laid { slots, pool, .. } = laid[vip.pool].clone();
-                Vip { slots, timeouts: self::timeouts(&vip.timeouts), destination: destination(vip), pool }
-            })
-            .collect();
+        let mut vips = vec![Vip::nobody(); self.ids.vips_end];
+        for (vip, id) in self.vips() {
+            let Laid { slots, pool, .. } = laid[vip.pool].clone();
+            vips[usize::from(id.0)] =
+                Vip { slots, timeouts: self::timeouts(&vip.timeouts), destination: destination(vip), pool };
+        }
         let served: Vec<(Destination, VipId)> = self
-            .model
-            .vips
-            .iter()
-            .zip(0..)
+            .vips()
             .filter(|(vip, _)| vip.enabled && !cuts_off(vip, network))
-            .map(|(vip, id)| (destination(vip), VipId(id)))
+            .map(|(vip, id)| (destination(vip), id))
             .collect();
         let problems = self.problems(network);
         Compiled {
             tables: Tables {
                 generation,
                 services: ServiceTable::new(&served),
-                vips,
+                vips: vips.into(),
                 members: members.into(),
                 interfaces: compile_interfaces(network, interfaces),
                 addresses: self.addresses(network, interfaces),
                 seed: Seed::from_text(&self.model.node.hash_seed),
                 timeouts,
-                limits: limits(&self.model),
+                limits: self.limits(),
             },
             services: served.into_iter().map(|(destination, _)| destination).collect(),
             host_addresses: self.host_addresses(network),
@@ -215,15 +259,16 @@ impl Plan {
     fn lay(&mut self, statuses: &[MemberStatus]) -> Vec<Laid> {
         let mut rest = statuses;
         let mut all = Vec::with_capacity(self.layouts.len());
-        let pools = self.model.pools.iter().zip(first_ids(&self.model));
-        for ((pool, first), (layout, laid)) in pools.zip(&mut self.layouts) {
+        let pools = self.model.pools.iter().zip(&self.ids.members);
+        for ((pool, ids), PoolLayout { layout, laid, .. }) in pools.zip(&mut self.layouts) {
             let (members, after) = rest.split_at(pool.members.len());
             rest = after;
             let usable: Vec<bool> = members.iter().map(|member| member.state == MemberState::Up).collect();
             if laid.as_ref().is_none_or(|laid| laid.usable != usable) {
-                let is_up = |id: MemberId| statuses.get(id.0 as usize).is_some_and(|one| one.state == MemberState::Up);
-                let slots = layout.slots(is_up);
-                let pool = Arc::new(schedulable(pool, first, is_up));
+                let up: HashSet<MemberId> =
+                    ids.iter().zip(&usable).filter(|(_, usable)| **usable).map(|(id, _)| *id).collect();
+                let slots = layout.slots(|id| up.contains(&id));
+                let pool = Arc::new(schedulable(pool, ids, &usable));
                 *laid = Some(Laid { usable, slots, pool });
             }
             all.extend(laid.clone());
@@ -245,7 +290,7 @@ impl Plan {
             Ok(_) => MemberState::Up,
             Err(reason) => MemberState::Unresolved(reason.clone()),
         };
-        let entry = way.unwrap_or(TableMember { way: Way::None, egress: InterfaceId(0), largest: 0 });
+        let entry = way.unwrap_or(TableMember::NOBODY);
         (entry, MemberStatus { name: format!("{}/{}", pool.name, member.name), state })
     }
 
@@ -307,17 +352,48 @@ impl Plan {
         vips.filter(|address| network.addresses.contains(address)).map(u32::from).collect()
     }
 
-    fn problems(&self, network: &Network) -> Vec<String> {
-        let cutting = self.model.vips.iter().filter(|vip| cuts_off(vip, network));
-        let words = cutting.map(|vip| {
-            format!(
-                "VIP {}: port \"any\" on {}, which is also this host's own address: it would cut the host off, so it \
-                 is not served; name the ports, or take the address off the host",
-                vip.name, vip.address
-            )
-        });
-        words.collect()
+    /// What few VIPs and members ask for; nothing as long as none does.
+    fn limits(&self) -> Limits {
+        let policy = |vip: &super::model::Vip| Policy {
+            connection_limit: vip.connection_limit.and_then(NonZeroU32::new),
+            one_packet: vip.one_packet,
+            persistence: vip.persistence.map(|persistence| Persistence::new(persistence.timeout, persistence.netmask)),
+        };
+        let thresholds_of = |member: &Member| {
+            let thresholds = member.thresholds?;
+            let lower = thresholds.lower.and_then(NonZeroU32::new);
+            Some(Thresholds { upper: NonZeroU32::new(thresholds.upper)?, lower })
+        };
+        let mut policies = vec![Policy::default(); self.ids.vips_end];
+        for (vip, id) in self.vips() {
+            policies[usize::from(id.0)] = policy(vip);
+        }
+        let has_thresholds = self.members().any(|(_, member, _)| member.thresholds.is_some());
+        let mut thresholds = vec![None; if has_thresholds { self.ids.members_end } else { 0 }];
+        for (_, member, id) in self.members() {
+            if let Some(entry) = thresholds.get_mut(id.0 as usize) {
+                *entry = thresholds_of(member);
+            }
+        }
+        Limits { policies: policies.into(), thresholds: thresholds.into(), gone: self.gone.clone() }
     }
+
+    fn problems(&self, network: &Network) -> Vec<String> {
+        problems(&self.model, network)
+    }
+}
+
+/// What is wrong with a configuration on a host in this network.
+pub fn problems(model: &Model, network: &Network) -> Vec<String> {
+    let cutting = model.vips.iter().filter(|vip| cuts_off(vip, network));
+    let words = cutting.map(|vip| {
+        format!(
+            "VIP {}: port \"any\" on {}, which is also this host's own address: it would cut the host off, so it is \
+             not served; name the ports, or take the address off the host",
+            vip.name, vip.address
+        )
+    });
+    words.collect()
 }
 
 fn timeouts(timeouts: &super::model::Timeouts) -> Timeouts {
@@ -327,26 +403,6 @@ fn timeouts(timeouts: &super::model::Timeouts) -> Timeouts {
 fn compile_interfaces(network: &Network, interfaces: &[String]) -> Box<[Interface]> {
     let mac = |name: &String| network.links.get(name).map_or([0; 6], |link| link.mac);
     interfaces.iter().map(|name| Interface { mac: mac(name) }).collect()
-}
-
-/// What few VIPs and members ask for; nothing as long as none does.
-fn limits(model: &Model) -> Limits {
-    let policy = |vip: &super::model::Vip| Policy {
-        connection_limit: vip.connection_limit.and_then(NonZeroU32::new),
-        one_packet: vip.one_packet,
-        persistence: vip.persistence.map(|persistence| Persistence::new(persistence.timeout, persistence.netmask)),
-    };
-    let members = || model.pools.iter().flat_map(|pool| &pool.members);
-    let thresholds = |member: &Member| {
-        let thresholds = member.thresholds?;
-        let lower = thresholds.lower.and_then(NonZeroU32::new);
-        Some(Thresholds { upper: NonZeroU32::new(thresholds.upper)?, lower })
-    };
-    let has_thresholds = members().any(|member| member.thresholds.is_some());
-    Limits {
-        policies: model.vips.iter().map(policy).collect(),
-        thresholds: if has_thresholds { members().map(thresholds).collect() } else { Box::default() },
-    }
 }
 
 /// The interfaces by which a VIP's address is announced: those in whose subnet it is, where its clients' routers ask
@@ -366,38 +422,26 @@ fn cuts_off(vip: &super::model::Vip, network: &Network) -> bool {
     vip.enabled && vip.port == VipPort::Any && network.addresses.contains(&vip.address)
 }
 
-/// The id of each pool's first member.
-fn first_ids(model: &Model) -> impl Iterator<Item = u32> {
-    model.pools.iter().scan(0, |next, pool| {
-        let first = *next;
-        *next += pool.members.len() as u32;
-        Some(first)
-    })
-}
-
-fn candidates(pool: &Pool, first: u32) -> Vec<Candidate> {
-    pool.members
-        .iter()
-        .zip(first..)
-        .map(|(member, id)| Candidate {
-            address: member.address,
-            // Under direct routing and in tunnels a member's port is its VIPs', written down or not: no part of its
-            // identity.
-            port: 0,
-            weight: member.weight,
-            id: MemberId(id),
-        })
-        .collect()
+fn candidates(pool: &Pool, ids: &[MemberId]) -> Vec<Candidate> {
+    let candidate = |(member, &id): (&Member, &MemberId)| Candidate {
+        address: member.address,
+        // Under direct routing and in tunnels a member's port is its VIPs', written down or not: no part of its
+        // identity.
+        port: 0,
+        weight: member.weight,
+        id,
+    };
+    pool.members.iter().zip(ids).map(candidate).collect()
 }
 
 /// The pool as its scheduler sees it: every member, in the file's order, those that get no new flows with weight 0.
-fn schedulable(pool: &Pool, first: u32, is_up: impl Fn(MemberId) -> bool) -> TablePool {
-    let weigh = |(member, id): (&Member, u32)| {
-        let weight = if is_up(MemberId(id)) { member.weight } else { 0 };
-        schedule::Candidate { member: MemberId(id), weight }
+fn schedulable(pool: &Pool, ids: &[MemberId], usable: &[bool]) -> TablePool {
+    let members = pool.members.iter().zip(ids).zip(usable);
+    let weigh = |((member, &id), &usable): ((&Member, _), _)| {
+        let weight = if usable { member.weight } else { 0 };
+        schedule::Candidate { member: id, weight }
     };
-    let candidates = pool.members.iter().zip(first..).map(weigh).collect();
-    TablePool::new(pool.scheduler, pool.on_member_down, candidates)
+    TablePool::new(pool.scheduler, pool.on_member_down, members.map(weigh).collect())
 }
 
 fn destination(vip: &super::model::Vip) -> Destination {
