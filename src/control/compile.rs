@@ -1,16 +1,19 @@
 //! Model + network → immutable tables, and what the steering program and the status need to know. Pure: the same
 //! input gives the same output, and nothing is touched.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::announce::arp::Announcement;
-use super::maglev::{Candidate, Layout};
+use super::health::{Finding, Health};
+use super::maglev::{Candidate, Layout, PARTS};
 use super::model::{Announce, Forward, Member, Model, Pool, Protocol, VipPort};
 use super::neighbor::{Network, NextHop, Unresolved};
+use super::serving::{Serving, Standing};
 use crate::dataplane::encap::{OUTER_LENGTH, Source, Template};
 use crate::dataplane::flow::{Sizes, Timeouts};
 use crate::dataplane::limits::{Limits, Policy};
@@ -23,19 +26,28 @@ use crate::dataplane::tables::{
     Interface, InterfaceId, Member as TableMember, MemberId, Tables, Vip, VipAddress, VipId, Way,
 };
 
-/// A model and what can be computed from it alone, once: ids and Maglev layouts.
+/// A model and what can be computed from it alone, once: ids and Maglev layouts; and what is known of its members.
 #[derive(Debug)]
 pub struct Plan {
     /// The configuration.
     pub model: Model,
+    /// What the members' monitors have found.
+    pub health: Health,
+    /// The moment it is, for shares that grow.
+    pub now: Instant,
     /// One per pool, and what was last made of it: a change of one pool leaves the others' tables as they are.
     layouts: Vec<(Layout, Option<Laid>)>,
+    /// By pool.
+    standings: HashMap<String, Standing>,
+    /// When a share next grows.
+    next: Option<Instant>,
 }
 
 /// What a pool's usable members come to.
 #[derive(Debug, Clone)]
 struct Laid {
-    usable: Vec<bool>,
+    parts: Vec<u32>,
+    weights: Vec<u16>,
     slots: Arc<[MemberId]>,
     pool: Arc<TablePool>,
 }
@@ -75,6 +87,11 @@ pub enum MemberState {
     Disabled,
     /// Cannot be reached, and why.
     Unresolved(NotReachable),
+    /// Its monitors say that it is not well, and why.
+    Down {
+        /// `http: 503, expected 200-299`
+        reason: Arc<str>,
+    },
 }
 
 /// Why a member cannot be reached.
@@ -115,6 +132,7 @@ impl fmt::Display for MemberState {
             Self::Drain => formatter.write_str("drain (weight 0)"),
             Self::Disabled => formatter.write_str("disabled"),
             Self::Unresolved(reason) => write!(formatter, "unresolved: {reason}"),
+            Self::Down { reason } => write!(formatter, "down: {reason}"),
         }
     }
 }
@@ -139,9 +157,9 @@ impl Plan {
             .pools
             .iter()
             .zip(first_ids(&model))
-            .map(|(pool, first)| (Layout::new(&candidates(pool, first)), None))
+            .map(|(pool, first)| (Layout::new(&candidates(pool, &configured(pool), first)), None))
             .collect();
-        Self { model, layouts }
+        Self { model, health: Health::default(), now: Instant::now(), layouts, standings: HashMap::new(), next: None }
     }
 
     /// The addresses whose next hops [`Plan::compile`] wants to know.
@@ -161,7 +179,7 @@ impl Plan {
         }
     }
 
-    /// Compiles the tables for the network as it is now. `interfaces` are those of the listed ones that are served, in
+    /// Compiles the tables for the network and the members' health as they are now. `interfaces` are those of the listed ones that are served, in
     /// the order of [`InterfaceId`].
     pub fn compile(&mut self, network: &Network, interfaces: &[String], generation: u64) -> Compiled {
         let (members, statuses): (Vec<_>, Vec<_>) = self
@@ -211,24 +229,42 @@ impl Plan {
         }
     }
 
-    /// Every pool's slots and candidates, made anew only where its usable members have changed.
+    /// When tables compiled then would say something else than now: a share has grown.
+    pub fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Every pool's slots and candidates, made anew only where its members' parts or weights have changed; where too few
+    /// members are left, its sorry pool's.
     fn lay(&mut self, statuses: &[MemberStatus]) -> Vec<Laid> {
         let mut rest = statuses;
         let mut all = Vec::with_capacity(self.layouts.len());
+        let mut sorry = Vec::with_capacity(self.layouts.len());
+        self.next = None;
         let pools = self.model.pools.iter().zip(first_ids(&self.model));
         for ((pool, first), (layout, laid)) in pools.zip(&mut self.layouts) {
             let (members, after) = rest.split_at(pool.members.len());
             rest = after;
-            let usable: Vec<bool> = members.iter().map(|member| member.state == MemberState::Up).collect();
-            if laid.as_ref().is_none_or(|laid| laid.usable != usable) {
-                let is_up = |id: MemberId| statuses.get(id.0 as usize).is_some_and(|one| one.state == MemberState::Up);
-                let slots = layout.slots(is_up);
-                let pool = Arc::new(schedulable(pool, first, is_up));
-                *laid = Some(Laid { usable, slots, pool });
+            let states: Vec<&MemberState> = members.iter().map(|member| &member.state).collect();
+            let standing = self.standings.entry(pool.name.clone()).or_default();
+            let Serving { parts, is_sorry, next } = standing.follow(pool, &states, self.now);
+            self.next = [self.next, next].into_iter().flatten().min();
+            let weights = weights(pool, &self.health);
+            let weighed = laid.as_ref().map_or_else(|| configured(pool), |laid| laid.weights.clone());
+            if weighed != weights {
+                *layout = Layout::new(&candidates(pool, &weights, first));
+                *laid = None;
+            }
+            if laid.as_ref().is_none_or(|laid| laid.parts != parts) {
+                let slots = layout.slots_by_parts(|id| parts.get((id.0 - first) as usize).copied().unwrap_or(0));
+                let pool = Arc::new(schedulable(pool, first, &parts, &weights));
+                *laid = Some(Laid { parts, weights, slots, pool });
             }
             all.extend(laid.clone());
+            sorry.push(pool.policy.sorry_pool.filter(|_| is_sorry));
         }
-        all
+        let serves = |index: usize| sorry[index].filter(|sorry| !all[*sorry].slots.is_empty()).unwrap_or(index);
+        (0..all.len()).map(|index| all[serves(index)].clone()).collect()
     }
 
     fn compile_member(
@@ -239,12 +275,18 @@ impl Plan {
         interfaces: &[String],
     ) -> (TableMember, MemberStatus) {
         let way = self.way_to(pool.forward, member, network, interfaces);
-        let state = match &way {
+        let finding = self.health.of(&pool.name, &member.name);
+        let state = match (&way, finding) {
             _ if !member.enabled => MemberState::Disabled,
+            (Err(reason), _) if member.weight > 0 => MemberState::Unresolved(reason.clone()),
+            (_, Some(Finding::Down(reason))) if member.weight > 0 => MemberState::Down { reason: Arc::clone(reason) },
+            (_, Some(Finding::Up { weight: Some(0) })) => MemberState::Drain,
             _ if member.weight == 0 => MemberState::Drain,
-            Ok(_) => MemberState::Up,
-            Err(reason) => MemberState::Unresolved(reason.clone()),
+            _ => MemberState::Up,
         };
+        // Whoever serves nobody has no use for the flows that it has, whatever its state is called.
+        let is_down = matches!(finding, Some(Finding::Down(_)));
+        let way = way.ok().filter(|_| !is_down);
         let entry = way.unwrap_or(TableMember { way: Way::None, egress: InterfaceId(0), largest: 0 });
         (entry, MemberStatus { name: format!("{}/{}", pool.name, member.name), state })
     }
@@ -375,28 +417,47 @@ fn first_ids(model: &Model) -> impl Iterator<Item = u32> {
     })
 }
 
-fn candidates(pool: &Pool, first: u32) -> Vec<Candidate> {
+fn configured(pool: &Pool) -> Vec<u16> {
+    pool.members.iter().map(|member| member.weight).collect()
+}
+
+/// The configured weights, but for members that a script has given another. (One of 0 is a state, not a weight: whoever
+/// drains keeps its slots for later.)
+fn weights(pool: &Pool, health: &Health) -> Vec<u16> {
+    let weight = |member: &Member| match health.of(&pool.name, &member.name) {
+        Some(Finding::Up { weight: Some(weight @ 1..) }) if member.weight > 0 => *weight,
+        _ => member.weight,
+    };
+    pool.members.iter().map(weight).collect()
+}
+
+fn candidates(pool: &Pool, weights: &[u16], first: u32) -> Vec<Candidate> {
     pool.members
         .iter()
+        .zip(weights)
         .zip(first..)
-        .map(|(member, id)| Candidate {
+        .map(|((member, weight), id)| Candidate {
             address: member.address,
             // Under direct routing and in tunnels a member's port is its VIPs', written down or not: no part of its
             // identity.
             port: 0,
-            weight: member.weight,
+            weight: *weight,
             id: MemberId(id),
         })
         .collect()
 }
 
 /// The pool as its scheduler sees it: every member, in the file's order, those that get no new flows with weight 0.
-fn schedulable(pool: &Pool, first: u32, is_up: impl Fn(MemberId) -> bool) -> TablePool {
-    let weigh = |(member, id): (&Member, u32)| {
-        let weight = if is_up(MemberId(id)) { member.weight } else { 0 };
-        schedule::Candidate { member: MemberId(id), weight }
+fn schedulable(pool: &Pool, first: u32, parts: &[u32], weights: &[u16]) -> TablePool {
+    // Weights are whole numbers: a part of 1 is to be one of several, too, where that fits.
+    let heaviest = weights.iter().copied().max().map_or(0, u32::from);
+    let is_partial = parts.iter().any(|part| !matches!(*part, 0 | PARTS));
+    let scale = if is_partial && heaviest * PARTS <= u16::MAX.into() { PARTS } else { 1 };
+    let weigh = |((part, weight), id): ((&u32, &u16), u32)| {
+        let weight = (u32::from(*weight) * scale * part).div_ceil(PARTS);
+        schedule::Candidate { member: MemberId(id), weight: weight as u16 }
     };
-    let candidates = pool.members.iter().zip(first..).map(weigh).collect();
+    let candidates = parts.iter().zip(weights).zip(first..).map(weigh).collect();
     TablePool::new(pool.scheduler, pool.on_member_down, candidates)
 }
 

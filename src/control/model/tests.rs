@@ -340,7 +340,7 @@ x3 = 1
         r#"address = "203.0.113.5"
 wieght = 2"#,
         &[
-            r#"web.toml:21:1: pool[0].member[1].wieght: unknown key (allowed: name, address, port, weight, upper_threshold, lower_threshold, enabled; did you mean "weight"?)"#,
+            r#"web.toml:21:1: pool[0].member[1].wieght: unknown key (allowed: name, address, port, weight, upper_threshold, lower_threshold, backup, enabled; did you mean "weight"?)"#,
         ],
     ),
     (
@@ -350,7 +350,9 @@ name = "web""#,
         r#"[[pool]]
 name = "web"
 method = "dr""#,
-        &["web.toml:13:1: pool[0].method: unknown key (allowed: name, forward, scheduler, on_member_down, member)"],
+        &[
+            "web.toml:13:1: pool[0].method: unknown key (allowed: name, forward, scheduler, on_member_down, monitor, monitors, start, damping, quorum, quorum_hysteresis, sorry_pool, slow_start, member)",
+        ],
     ),
     (
         "a key in the wrong letters",
@@ -962,19 +964,6 @@ forward = "nat"
 port = 8080
 name = "web1""#,
         &[r#"web.toml:13:11: pool[0].forward: "nat" is not built yet (allowed: "dr", "ipip")"#],
-    ),
-    (
-        "a monitor",
-        r#"[[pool]]
-name = "web"
-"#,
-        r#"[[pool]]
-name = "web"
-
-[[pool.monitor]]
-type = "http"
-"#,
-        &["web.toml:14:8: pool[0].monitor: is not built yet; leave it out"],
     ),
     (
         "the API",
@@ -1687,7 +1676,6 @@ fn what_is_not_built_is_refused_by_name() {
         [
             "web.toml:12:1: dataplane.flows_v6: is not built yet; leave it out",
             "web.toml:23:2: api: is not built yet; leave it out",
-            "web.toml:50:8: pool[0].monitor: is not built yet; leave it out",
         ]
     );
 }
@@ -1701,6 +1689,7 @@ fn the_good_one_takes_every_default() {
         port: None,
         weight: 1,
         thresholds: None,
+        backup: false,
         enabled: true,
     };
     let timeouts = Timeouts {
@@ -1740,6 +1729,17 @@ fn the_good_one_takes_every_default() {
             forward: Forward::Dr,
             scheduler: Scheduler::Maglev,
             on_member_down: OnMemberDown::Reselect,
+            policy: Policy {
+                monitors: Vec::new(),
+                combine: Combine::All,
+                start: Start::Up,
+                damping: None,
+                quorum: 1,
+                quorum_hysteresis: 0,
+                sorry_pool: None,
+                slow_start: None,
+                service_port: Some(80),
+            },
             members: vec![member("web1", 4), member("web2", 5)],
         }],
     };
@@ -2007,3 +2007,5 @@ fn more_vips_or_members_than_ids_are_refused() {
     assert_eq!(errors.len(), 1);
     assert!(errors[0].to_string().ends_with("65536 members are too many for a pool (allowed: 65535)"), "{}", errors[0]);
 }
+
+mod monitors;
