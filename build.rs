@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
 const PROGRAMS: [&str; 2] = ["steering", "decapsulate"];
+const HEADERS: [&str; 2] = ["program", "counters"];
 
 fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
@@ -12,7 +13,15 @@ fn main() {
         println!("cargo::rerun-if-changed={}", source.display());
         compile(&source, &out.join(format!("{program}.bpf.o")));
     }
+    for header in HEADERS {
+        println!("cargo::rerun-if-changed=bpf/{header}.h");
+    }
     println!("cargo::rerun-if-env-changed=CLANG");
+    // The model checker's build: src/dataplane/flow/interleavings.rs.
+    println!("cargo::rerun-if-env-changed=POINTSMAN_LOOM");
+    if std::env::var_os("POINTSMAN_LOOM").is_some() {
+        println!("cargo::rustc-cfg=pointsman_loom");
+    }
 }
 
 fn compile(source: &Path, object: &Path) {

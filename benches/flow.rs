@@ -122,11 +122,12 @@ impl<K: Key> Walk<K> {
                 }
                 hit.member
             }
-            Lookup::Miss if !self.budget.take() => {
+            Lookup::Miss if !self.budget.has_left() => {
                 self.refused += 1;
                 chosen
             }
             Lookup::Miss | Lookup::Over => {
+                self.budget.take();
                 let count = |event| {
                     black_box(event);
                 };

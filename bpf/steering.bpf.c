@@ -15,30 +15,9 @@
  *
  * The maps' layout has its twin in src/dataplane/port/steering.rs.
  */
-#include <linux/bpf.h>
-#include <linux/if_ether.h>
-#include <linux/in.h>
-#include <linux/ip.h>
+#include "program.h"
 
-#define SEC(name) __attribute__((section(name), used))
-#define __uint(name, value) int (*name)[value]
-#define __type(name, type) typeof(type) *name
-#undef __always_inline
-#define __always_inline inline __attribute__((always_inline))
-
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define network16(x) __builtin_bswap16(x)
-#else
-#define network16(x) (x)
-#endif
-
-/* linux/bpf.h numbers the helpers; libbpf's header of prototypes is not a
- * package that everyone has. */
-static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)51;
-
-/* Any frag_off bit but "don't fragment": more fragments, or an offset. */
-#define FRAGMENT network16(0x3fff)
 
 /* Queues per interface; the fattest NICs have a few hundred. */
 #define MOST_QUEUES 1024
@@ -100,21 +79,7 @@ struct {
 	__type(value, __u64);
 } own_mac SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTERS);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
-
-static __always_inline int count(__u32 counter, int action)
-{
-	__u64 *value = bpf_map_lookup_elem(&counters, &counter);
-
-	if (value)
-		(*value)++;
-	return action;
-}
+#include "counters.h"
 
 static __always_inline int to_host(void)
 {

@@ -2,16 +2,19 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use pointsman::control::compile::Plan;
 use pointsman::control::model::Model;
 use pointsman::control::neighbor::{Link, Network, NextHop, Unresolved};
-use pointsman::dataplane::flow::{Event, FlowState, FlowTable, NewFlowBudget, Now};
+use pointsman::dataplane::flow::{Event, FlowState, FlowTable, NewFlowBudget, Now, Sizes};
+use pointsman::dataplane::limits::Policy;
 use pointsman::dataplane::load::Thresholds;
+use pointsman::dataplane::persistence::{Persistence, Templates};
 use pointsman::dataplane::tables::{MemberId, Tables, VipId};
 use pointsman::dataplane::verdict::{DropReason, FlowEffect, Verdict};
 use support::*;
@@ -121,6 +124,29 @@ fn new_flows_are_shared_as_the_scheduler_says() {
 }
 
 #[test]
+fn clients_that_come_all_at_once_are_shared_evenly() {
+    for scheduler in ["lc", "wlc", "sed", "nq"] {
+        let (tables, flows) = (equal(scheduler).tables(), flows());
+        let mut counts = [0; 3];
+        for port in 1024..1324 {
+            counts[usize::from(walk(&tables, &flows, &segment(port, SYN)).expect("a member"))] += 1;
+        }
+        assert_eq!(counts, [100; 3], "{scheduler}: SYNs that nobody has answered yet");
+        assert_eq!([0, 1, 2].map(|member| load(&flows, member)), [(100, 0); 3], "{scheduler}");
+    }
+}
+
+#[test]
+fn a_flow_that_is_first_seen_at_its_end_is_closing() {
+    let (tables, flows) = (equal("maglev").tables(), flows());
+    for flags in [FIN, ACK] {
+        walk(&tables, &flows, &segment(1024, flags)).expect("a member");
+    }
+    let states: Vec<_> = flows.v4.iter(NOW).map(|flow| flow.state).collect();
+    assert_eq!(states, [FlowState::Closing], "the FIN, and the acknowledgement of the member's");
+}
+
+#[test]
 fn first_datagrams_of_udp_count_as_active_flows() {
     for scheduler in ["lc", "wlc", "sed", "nq", "rr", "wrr"] {
         let (tables, flows) = (equal(scheduler).tables(), flows());
@@ -169,30 +195,47 @@ fn what_does_not_begin_a_flow_goes_by_the_maglev_table_and_takes_no_turn() {
 fn a_flow_above_the_budget_goes_where_its_later_packets_will() {
     for scheduler in SCHEDULERS {
         let (tables, flows) = (equal(scheduler).tables(), flows());
-        let mut spent = NewFlowBudget::new(0, NOW);
-        assert!(spent.take());
+        let mut spent = spent_budget();
+        let mut seen = BTreeSet::new();
         for port in 1024..1124 {
-            let (_, output) = walk_within((&tables, &flows), &mut spent, &segment(port, SYN).bytes(), NOW);
-            let later = walk_within((&tables, &flows), &mut spent, &segment(port, ACK).bytes(), NOW).1;
-            assert_eq!(member_of(output), member_of(later), "{scheduler}, port {port}");
+            let mut member_for = |flags| {
+                let (_, output) = walk_within((&tables, &flows), &mut spent, &segment(port, flags).bytes(), NOW);
+                member_of(output).unwrap_or_else(|| panic!("{scheduler}, port {port}: it does not leave"))
+            };
+            let (first, later) = (member_for(SYN), member_for(ACK));
+            assert_eq!(first, later, "{scheduler}, port {port}");
+            seen.insert(first);
         }
+        // The client alone is hashed under `sh`, and there is one client.
+        assert_eq!(seen.len(), if scheduler == "sh" { 1 } else { 3 }, "{scheduler}");
         assert_eq!(flows.v4.iter(NOW).count(), 0);
     }
 }
 
+fn spent_budget() -> NewFlowBudget {
+    let mut budget = NewFlowBudget::new(0, NOW);
+    budget.take();
+    assert!(!budget.has_left());
+    budget
+}
+
 #[test]
 fn a_flow_that_turns_out_to_go_to_another_member_still_has_to_fit() {
-    // The first turn's member takes anything; the hashed one, for whom there is no budget, only short packets.
-    let mut tables = equal("rr").tables();
+    // The idlest member takes anything; the hashed one, to which flows go that find no room, only short packets.
+    let others = Setting { members: &["weight = 0", "", ""], ..equal("lc") }.tables();
+    let mut tables = equal("lc").tables();
     tables.members[1].largest = 40;
     tables.members[2].largest = 40;
-    let flows = flows();
-    let mut spent = NewFlowBudget::new(0, NOW);
-    assert!(spent.take());
+    let flows = FlowTable::new(1, 10).expect("memory").0;
+    for port in 1024..2024 {
+        for flags in [SYN, ACK] {
+            assert!(walk(&others, &flows, &segment(port, flags)).is_ok(), "until there is no room for more");
+        }
+    }
     let mut left = 0;
     for port in 1024..1124 {
         let datagram = Frame::udp(port, 53, 100).bytes();
-        let (decision, output) = walk_within((&tables, &flows), &mut spent, &datagram, NOW);
+        let (decision, output) = walk_with(&tables, &flows, &datagram, NOW);
         assert_eq!(decision.verdict, Verdict::Transmit(MemberId(0)));
         assert!(output.is_none() || member_of(output.clone()) == Some(0), "too long for the others");
         left += usize::from(output.is_some());
@@ -299,7 +342,7 @@ fn with_flows(setting: Setting<'_>) -> (FlowTable, Tables) {
         assert_eq!(walk(&only_first, &flows, &frame), Ok(0));
     }
     assert_eq!(walk(&only_first, &flows, &Frame::udp(4, 53, 0)), Ok(0));
-    assert_eq!(load(&flows, 0), (2, 2));
+    assert_eq!(load(&flows, 0), (3, 1));
     (flows, Setting { members: &["", ""], unresolved: &[0], ..setting }.tables())
 }
 
@@ -315,7 +358,7 @@ fn flows_of_a_member_that_is_gone_are_selected_again() {
         for frame in [segment(1, SYN), segment(2, ACK), segment(3, FIN), Frame::udp(4, 53, 0), error_about(2)] {
             assert_eq!(walk(&after, &flows, &frame), Ok(1), "{scheduler}");
         }
-        assert_eq!([load(&flows, 0), load(&flows, 1)], [(0, 0), (2, 2)], "{scheduler}");
+        assert_eq!([load(&flows, 0), load(&flows, 1)], [(0, 0), (2, 2)], "{scheduler}: a connection is over");
         let back = Setting { members: &["", ""], ..equal(scheduler) }.tables();
         assert_eq!(walk(&back, &flows, &segment(2, ACK)), Ok(1), "{scheduler}: for good");
     }
@@ -338,7 +381,7 @@ fn flows_of_a_member_that_is_gone_are_kept() {
         for frame in [segment(2, ACK), segment(2, SYN), segment(3, FIN), Frame::udp(4, 53, 0), error_about(2)] {
             assert_eq!(walk(&after, &flows, &frame), Err(DropReason::MemberDownKept), "{scheduler}");
         }
-        assert_eq!([load(&flows, 0), load(&flows, 1)], [(2, 2), (0, 0)], "{scheduler}");
+        assert_eq!([load(&flows, 0), load(&flows, 1)], [(3, 1), (0, 0)], "{scheduler}");
         assert_eq!(walk(&after, &flows, &segment(1, SYN)), Ok(1), "{scheduler}: a client that still knocks");
         assert_eq!(walk(&after, &flows, &segment(3, SYN)), Ok(1), "{scheduler}: the next connection of a port");
         let back = Setting { members: &["", ""], ..setting }.tables();
@@ -353,13 +396,13 @@ fn flows_of_a_member_that_is_gone_are_dropped_and_forgotten() {
     for scheduler in SCHEDULERS {
         let (flows, after) = with_flows(Setting { on_member_down: "drop", ..equal(scheduler) });
         assert_eq!(walk(&after, &flows, &error_about(2)), Err(DropReason::MemberDownDropped));
-        assert_eq!(load(&flows, 0), (2, 2), "an error changes nothing");
+        assert_eq!(load(&flows, 0), (3, 1), "an error changes nothing");
         for frame in [segment(2, ACK), segment(3, FIN), Frame::udp(4, 53, 0)] {
             let (decision, output) = walk_with(&after, &flows, &frame.bytes(), NOW);
             assert_eq!(decision.verdict, Verdict::Drop(DropReason::MemberDownDropped), "{scheduler}");
             assert_eq!((decision.effects.flow, output), (FlowEffect::Forget, None));
         }
-        assert_eq!([load(&flows, 0), load(&flows, 1)], [(0, 1), (0, 0)], "{scheduler}");
+        assert_eq!([load(&flows, 0), load(&flows, 1)], [(1, 0), (0, 0)], "{scheduler}");
         assert_eq!(flows.v4.iter(NOW).count(), 1);
         for frame in [segment(2, ACK), segment(3, SYN), Frame::udp(4, 53, 0), segment(1, SYN)] {
             assert_eq!(walk(&after, &flows, &frame), Ok(1), "{scheduler}: the next packet finds another member");
@@ -381,4 +424,52 @@ fn a_member_that_is_no_more_is_gone() {
         let after = Setting { members: &[""], ..setting }.tables();
         assert_eq!(walk(&after, &flows, &segment(1, ACK)), expected, "{on_member_down}");
     }
+}
+
+/// Round robin over three members for clients that are remembered, and datagrams that are not.
+fn one_packet_with_persistence() -> (Tables, FlowTable) {
+    let mut tables = equal("rr").tables();
+    let persistence = Some(Persistence::new(Duration::from_secs(300), 32));
+    tables.limits.policies =
+        tables.vips.iter().map(|_| Policy { one_packet: true, persistence, ..Policy::default() }).collect();
+    let sizes = Sizes { flows_v4: 4096, persistence_v4: Some(1024), members: 10, vips: tables.vips.len() };
+    (tables, FlowTable::of_sizes(&sizes).expect("memory").0)
+}
+
+fn datagram_of(client: u32) -> Vec<u8> {
+    Frame { source: Ipv4Addr::from_bits(client), ..Frame::udp(1000, 53, 10) }.bytes()
+}
+
+#[test]
+fn a_client_that_comes_again_outlives_a_flood_of_datagrams() {
+    const SECOND: u64 = 1_000_000_000;
+    let (tables, flows) = one_packet_with_persistence();
+    let real = |second: u64| member_of(walk_with(&tables, &flows, &datagram_of(0x0b00_0001), Now(second * SECOND)).1);
+    let first = real(1);
+    for second in 1..30 {
+        assert_eq!(real(second), first, "second {second}");
+        for forged in 0..3001 {
+            let client = 0x0a00_0000 + second as u32 * 3001 + forged;
+            walk_with(&tables, &flows, &datagram_of(client), Now(second * SECOND + SECOND / 2));
+        }
+    }
+}
+
+#[test]
+fn clients_are_remembered_within_the_budget_only() {
+    let (tables, flows) = one_packet_with_persistence();
+    let clients = || flows.templates.as_ref().map_or(0, Templates::clients);
+    let known = datagram_of(0x0b00_0001);
+    let member = member_of(walk_with(&tables, &flows, &known, NOW).1);
+    assert_eq!(clients(), 1);
+    let mut spent = spent_budget();
+    for client in 0x0a00_0000..0x0a00_0000 + 500 {
+        let (decision, output) = walk_within((&tables, &flows), &mut spent, &datagram_of(client), NOW);
+        assert_eq!((decision.effects.flow, output.is_some()), (FlowEffect::Hashed, true));
+    }
+    assert_eq!(clients(), 1);
+    assert_eq!(member_of(walk_within((&tables, &flows), &mut spent, &known, NOW).1), member);
+    let mut one = NewFlowBudget::new(0, NOW);
+    walk_within((&tables, &flows), &mut one, &datagram_of(0x0c00_0001), NOW);
+    assert_eq!((clients(), one.has_left()), (2, false), "a client's worth was taken");
 }

@@ -105,7 +105,7 @@ fn json_has_stable_keys() {
         "errors": [],
         "node": { "name": null, "state_dir": "/var/lib/pointsman", "hash_seed": "" },
         "dataplane": { "cores": null, "xdp_mode": "auto", "zero_copy": "auto", "busy_poll": false,
-            "tunnel_source": null },
+            "tunnel_source": null, "flows_v4": 1_048_576, "persistence_v4": 262_144 },
         "interfaces": [{ "name": "eth0" }],
         "vips": [{
             "name": "web", "address": "203.0.113.2", "protocol": "tcp", "port": 80, "pool": "web",

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pointsman::dataplane::counters::Counters;
-use pointsman::dataplane::flow::{FlowState, FlowTable, KeyV4};
+use pointsman::dataplane::flow::{FlowState, FlowTable, KeyV4, Now};
 use pointsman::dataplane::port::memory::{MemoryPort, frames};
 use pointsman::dataplane::tables::{MemberId, Tables};
 use pointsman::dataplane::worker::{BURST, Idle, Mailbox, NEW_FLOWS, Order, Parts, Worker};
+use pointsman::lab::wait_until;
 use support::{Frame, member_mac, tables};
 
 const ESTABLISHED: usize = 100_000;
 const MEMBERS: u32 = 100;
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Where a frame has what differs between packets: IPv4 header without options.
 const SOURCE: usize = 14 + 12;
 const SOURCE_PORT: usize = 14 + 20;
@@ -95,6 +97,14 @@ impl Rig {
         known
     }
 
+    /// Until what has come so far may make room for what comes now: the table's clock is so much further on.
+    fn let_two_ticks_pass(&self) {
+        /// ns, as `flow::time` has it.
+        const TICK: u64 = 1 << 29;
+        let later = Now(self.flows.now().0 + 2 * TICK);
+        assert!(wait_until(PATIENCE, || self.flows.now() >= later));
+    }
+
     fn established(&self) -> HashMap<KeyV4, MemberId> {
         let flows = self.flows.v4.iter(self.flows.now());
         flows.filter(|flow| flow.state == FlowState::Established).map(|flow| (flow.key, flow.member)).collect()
@@ -132,8 +142,8 @@ struct Flooded {
     without_room: u64,
 }
 
-/// Establishes flows, lets the flood come over them, and looks at what is left; `syns` in two halves, with more than a
-/// tick between their ends, so that the second may displace what the first has brought.
+/// Establishes flows, lets the flood come over them, and looks at what is left; `syns` in two halves with two ticks
+/// between them, so that the second may displace what the first has brought.
 fn flood(table: usize, new_flows: u64, syns: usize) -> Flooded {
     let mut rig = Rig::new(table);
     rig.publish(tables(MEMBERS, 1500));
@@ -149,11 +159,11 @@ fn flood(table: usize, new_flows: u64, syns: usize) -> Flooded {
     let mut passed_on = 0;
     let mut strangers = strangers();
     for part in [syns / 2, syns - syns / 2] {
+        rig.let_two_ticks_pass();
         rig.send(SYN, strangers.by_ref().take(part), |frame| {
             passed_on += 1;
             assert_eq!(frame[..6], member_mac(MEMBERS as u8 - 1), "a stranger goes where it is hashed to");
         });
-        std::thread::sleep(Duration::from_millis(600).saturating_sub(started.elapsed()));
     }
 
     assert_eq!(passed_on, syns, "every one is passed on");

@@ -5,6 +5,7 @@
 #[path = "support/lab.rs"]
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -21,10 +22,26 @@ fn sent_by(lab: &Lab, port: &str) -> u64 {
     lab.gateway().interface_counters(port).expect("counters").rx_packets
 }
 
+/// Frames that the gateway has sent out of this port of the LAN's bridge.
+fn sent_to(lab: &Lab, port: &str) -> u64 {
+    lab.gateway().interface_counters(port).expect("counters").tx_packets
+}
+
 fn assert_logs(balancer: &Process, words: &str) {
     assert!(
         balancer.wait_for_log(PATIENCE, |line| line.contains(words)),
         "{words:?} is not in the log:\n{}",
+        balancer.log().join("\n")
+    );
+}
+
+/// Waits until the log has so many lines with these words.
+#[track_caller]
+fn assert_logs_times(balancer: &Process, times: usize, words: &str) {
+    let count = || balancer.log().iter().filter(|line| line.contains(words)).count();
+    assert!(
+        wait_until(PATIENCE, || count() >= times),
+        "{words:?} is not in the log {times} times:\n{}",
         balancer.log().join("\n")
     );
 }
@@ -79,22 +96,42 @@ fn both_ways_at_once_on_two_queues() {
     assert_frames_accounted_for(&balancer);
 }
 
-/// Takes `device` of `namespace` down and up again under load. Says how many packets the balancer had no way for.
-fn dropped_while_down(lab: &Lab, namespace: &Namespace, device: &str, gateway: &str) -> u64 {
+/// Waits until so many more packets were counted than at first.
+#[track_caller]
+fn assert_more(device: &str, what: &str, packets: u64, counted: impl Fn() -> u64) {
+    let before = counted();
+    assert!(wait_until(PATIENCE, || counted() >= before + packets), "{device}: no {packets} packets {what}");
+}
+
+/// Waits until members get packets.
+#[track_caller]
+fn assert_flows(lab: &Lab, device: &str) {
+    assert_more(device, "came through it", 200, || sent_by(lab, "balancer-back"));
+}
+
+/// Takes the link of the balancer's `interface` down and up again under load, by `device` of `namespace`. Says how many
+/// packets the balancer had no way for.
+fn dropped_while_down(lab: &Lab, namespace: &Namespace, (device, interface): (&str, &str), gateway: &str) -> u64 {
     let _members = lab.spawn_member_servers().expect("members");
     let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
-    let load = Load { connections: 100_000, patience_seconds: 1, limit_seconds: 4, ..lab.get() };
-    let set = |state| namespace.run(["ip", "link", "set", device, state]).expect("ip");
+    let load = Load { connections: 100_000, patience_seconds: 1, limit_seconds: 1, ..lab.get() };
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let running = scope.spawn(|| lab.client_load(&load));
-        for _ in 0..3 {
-            std::thread::sleep(Duration::from_millis(400));
-            set("down");
-            std::thread::sleep(Duration::from_millis(400));
-            set("up");
+        // Should this thread fail, the load ends by itself.
+        scope
+            .spawn(|| (0..60).take_while(|_| !is_over.load(Ordering::Relaxed)).all(|_| lab.client_load(&load).is_ok()));
+        for time in 1..=3 {
+            assert_flows(lab, device);
+            namespace.run(["ip", "link", "set", device, "down"]).expect("ip");
+            assert_logs_times(&balancer, time, &format!("WARN {interface} is down"));
+            if interface == "eth1" {
+                assert_more(device, "came for it while it was down", 20, || sent_to(lab, "balancer"));
+            }
+            namespace.run(["ip", "link", "set", device, "up"]).expect("ip");
+            assert_logs_times(&balancer, time, &format!("INFO {interface} is up"));
         }
-        let report = running.join().expect("a thread").expect("load");
-        assert!(report.connections > 100, "{device}: there was no load: {:?}", report.failure_counts);
+        assert_flows(lab, device);
+        is_over.store(true, Ordering::Relaxed);
     });
     // Taking one of the balancer's own links down took its routes along.
     ip(lab, &format!("route replace default via {gateway}"));
@@ -110,14 +147,17 @@ fn dropped_while_down(lab: &Lab, namespace: &Namespace, device: &str, gateway: &
 fn a_link_that_goes_down_and_up_under_load_loses_no_frame_for_good() {
     let (front, back) = ("198.51.100.1 dev eth0", "203.0.113.1 dev eth1 metric 9");
     // The link itself, with its routes; or its far end: the routes stay, the carrier goes.
-    for (own, device, gateway) in
-        [(true, "eth0", front), (true, "eth1", back), (false, "balancer", front), (false, "balancer-back", back)]
-    {
+    for (own, device, interface, gateway) in [
+        (true, "eth0", "eth0", front),
+        (true, "eth1", "eth1", back),
+        (false, "balancer", "eth0", front),
+        (false, "balancer-back", "eth1", back),
+    ] {
         let Some(lab) = build(&two_armed()) else { return };
         let namespace = if own { lab.balancer() } else { lab.gateway() };
-        let dropped = dropped_while_down(&lab, namespace, device, gateway);
+        let dropped = dropped_while_down(&lab, namespace, (device, interface), gateway);
         // Without eth0 nothing comes in.
-        assert!(gateway == front || dropped > 0, "{device}: nothing met the link while it was down");
+        assert!(interface == "eth0" || dropped > 0, "{device}: nothing met the link while it was down");
     }
 }
 
@@ -195,13 +235,14 @@ fn forwards_on(lab: &Lab, port: u16) -> bool {
     lab.client_load(&one).is_ok_and(|report| report.failures == 0)
 }
 
-/// For how long the VIP on `eth0` does not answer around a change: as many lost pings, a hundredth of a second each.
+/// For how long the VIP on `eth0` does not answer around a change: as many of four seconds' pings as are lost, and it is
+/// to be less than three of ten.
 #[track_caller]
 fn assert_interrupted_shortly(lab: &Lab, what: &str, change: impl FnOnce()) {
     let vip = Topology::VIP.to_string();
     std::thread::scope(|scope| {
         let ping = scope.spawn(|| lab.gateway().run(["ping", "-nqi", "0.01", "-w", "4", &vip]).expect("ping"));
-        std::thread::sleep(Duration::from_millis(300));
+        assert_more(what, "came to it", 20, || sent_to(lab, "balancer"));
         change();
         let report = ping.join().expect("a thread");
         let (sent, received) = report
@@ -210,8 +251,9 @@ fn assert_interrupted_shortly(lab: &Lab, what: &str, change: impl FnOnce()) {
             .and_then(|(sent, rest)| Some((sent.parse().ok()?, rest.split(' ').next()?.parse().ok()?)))
             .unwrap_or_else(|| panic!("{report}"));
         let lost: u64 = u64::saturating_sub(sent, received);
-        println!("{what}: eth0 was interrupted for about {} ms", lost * 10);
-        assert!(sent > 200 && lost < 120, "{what}: {report}");
+        println!("{what}: eth0 was interrupted for about {} ms", lost * 4000 / u64::max(sent, 1));
+        // A busy machine sends fewer, and loses fewer.
+        assert!(sent > 40 && lost * 10 < sent * 3, "{what}: {report}");
     });
     assert!(forwards_on(lab, 80), "{what}");
 }

@@ -198,7 +198,8 @@ impl Run {
         let port = MemoryPort::new(1);
         let mut slot = memory::frames(1, 2048).remove(0);
         assert!(port.write(&mut slot, &frame(probe)));
-        let state = State { tables: self.tables(is_stale), flows: &self.flows };
+        let may_enter = self.budget.has_left();
+        let state = State { tables: self.tables(is_stale), flows: &self.flows, may_enter };
         let mut prepared = NOTHING;
         prepare(&state, port.bytes(&slot), Ingress::by(INGRESS, state.tables), &mut prepared);
         (prepared, port, slot)
@@ -211,7 +212,8 @@ impl Run {
         (prepared, port, frame): (Prepared, MemoryPort, memory::MemoryFrame),
         is_stale: bool,
     ) -> Decided {
-        let state = State { tables: self.tables(is_stale), flows: &self.flows };
+        let may_enter = self.budget.has_left();
+        let state = State { tables: self.tables(is_stale), flows: &self.flows, may_enter };
         let packet = Packet { frame: port.bytes(&frame), ingress: INGRESS, headroom: port.headroom(&frame) };
         let decision = decide(&state, &packet, &prepared, Now(self.now));
         let expected = self.model.decide(probe, is_stale, self.now);
@@ -227,7 +229,7 @@ impl Run {
         let length = port.bytes(&frame).len();
         let (begun, refused) = (self.counters.flows_begun.get(), self.counters.flows_without_room.get());
         let tables = if is_stale { &self.tables_before } else { &self.tables };
-        let state = State { tables, flows: &self.flows };
+        let state = State { tables, flows: &self.flows, may_enter: self.budget.has_left() };
         let (conflicts, now) = (ArrayQueue::new(1), Now(self.now));
         let mut ledger = Ledger { counters: &self.counters, budget: &mut self.budget, conflicts: &conflicts };
         let (egress, verdict) = if in_one_go {

@@ -14,8 +14,13 @@ use std::time::{Duration, Instant};
 use in_lab::{assert_clean, assert_frames_accounted_for, build, statistic, topology};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
+use pointsman::dataplane::port::xdp;
 use pointsman::lab::{Lab, Layout, Load, Process, Service, Topology, wait_until};
 use support::Frame;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Frames that two queues' fill rings hold.
+const RINGS: u64 = 2 * xdp::RING as u64;
 
 /// Sends `count` datagrams for the VIP, of many flows. Members drop them unanswered: their checksum is wrong.
 fn flood(lab: &Lab, count: u32) {
@@ -40,8 +45,11 @@ fn flood_over_an_absence(lab: &Lab, balancer: &Process, meanwhile: impl FnOnce()
     balancer.signal(Signal::SIGSTOP).expect("SIGSTOP");
     meanwhile();
     std::thread::scope(|scope| {
-        scope.spawn(|| flood(lab, 40_000));
-        std::thread::sleep(Duration::from_millis(150));
+        let arrived = || lab.gateway().interface_counters("balancer").expect("counters").tx_packets;
+        let enough = arrived() + 2 * RINGS;
+        let flood = scope.spawn(|| flood(lab, 40_000));
+        // Twice what the rings of both queues hold, since one of them gets more than the other.
+        assert!(wait_until(PATIENCE, || arrived() >= enough || flood.is_finished()), "nothing came of the flood");
         balancer.signal(Signal::SIGCONT).expect("SIGCONT");
     });
 }
@@ -74,7 +82,7 @@ fn full_rings_lose_packets_by_name_and_no_frame() {
         set_eth1(&lab, "up");
         let one = Load { connections: 1, patience_seconds: 1, limit_seconds: 2, ..lab.get() };
         let forwards = || lab.client_load(&one).is_ok_and(|report| report.failures == 0);
-        assert!(wait_until(Duration::from_secs(10), forwards), "the members are found again");
+        assert!(wait_until(PATIENCE, forwards), "the members are found again");
     }
     assert_forwards();
 

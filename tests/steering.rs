@@ -94,7 +94,7 @@ fn who_gets_what() {
         assert_eq!(steered, expected, "{description}");
         // What a worker would forward or answer must reach it, unless the host has the address, of which only
         // steering knows.
-        let state = State { tables: &tables, flows: &flows };
+        let state = State { tables: &tables, flows: &flows, may_enter: true };
         let packet = Packet { frame: &frame, ingress: InterfaceId(0), headroom: 256 };
         let mut prepared = NOTHING;
         prepare(&state, packet.frame, Ingress::by(packet.ingress, &tables), &mut prepared);

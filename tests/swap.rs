@@ -32,9 +32,10 @@ const FRAMES: usize = 4 * RING;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// In one attempt.
 const PUBLICATIONS: u64 = 100;
-/// A virtual machine may be taken from its CPU without its clock knowing, for longer than a ring lasts. What a worker
-/// does at every publication would cost packets in each of so many attempts.
-const ATTEMPTS: usize = 8;
+/// A virtual machine may be taken from its CPU without its clock knowing, for longer than a ring lasts: so most of so
+/// many attempts are to lose nothing. What a worker does at every publication would cost packets in each.
+const ATTEMPTS: usize = 9;
+const MOST: usize = ATTEMPTS / 2 + 1;
 /// Packets are timed in so many stretches of one for each flow.
 const STRETCHES: usize = 20;
 
@@ -203,5 +204,6 @@ fn publishing_at_half_load_loses_no_packet_and_moves_no_flow() {
             rig.round(50, flags);
         }
     }
-    assert!((0..ATTEMPTS).any(|_| publish_under_load(&mut rig, &mut plan) == 0), "every attempt lost packets");
+    let lossless = (0..ATTEMPTS).filter(|_| publish_under_load(&mut rig, &mut plan) == 0);
+    assert_eq!(lossless.take(MOST).count(), MOST, "of {ATTEMPTS} attempts most lost packets");
 }

@@ -11,12 +11,13 @@ mod in_lab;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::Now;
 use pointsman::dataplane::tables::{Tables, Way};
-use pointsman::lab::{Decapsulation, Load, Service, Topology};
+use pointsman::lab::{Decapsulation, Load, Service, Topology, wait_until};
 use support::*;
 
 fn sent(tables: &Tables, bytes: &[u8]) -> Vec<u8> {
@@ -147,9 +148,21 @@ fn tshark_finds_nothing_wrong_with_what_is_sent() {
     }
 }
 
+/// A process that does not outlive its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn tshark_finds_nothing_wrong_with_what_is_on_the_wire() {
     const PACKETS: usize = 1000;
+    /// From the last packet to the end of the one who has seen it.
+    const PATIENCE: Duration = Duration::from_secs(10);
     let topology = Topology { decapsulation: Decapsulation::Any, ..in_lab::topology() };
     let Some(lab) = in_lab::build(&topology) else { return };
     if is_missing("tshark") || is_missing("tcpdump") {
@@ -163,17 +176,20 @@ fn tshark_finds_nothing_wrong_with_what_is_on_the_wire() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let mut tcpdump = lab.gateway().command("tcpdump");
     tcpdump.args(["-Z", "root", "-n", "-i", "member1", "-c", &PACKETS.to_string(), "-w"]).arg(file.path());
-    let mut tcpdump = lab.spawn({
-        tcpdump.args(["ip", "proto", "4"]).stderr(Stdio::piped());
-        tcpdump
-    });
-    let tcpdump = tcpdump.as_mut().expect("tcpdump");
-    let mut said = BufReader::new(tcpdump.stderr.take().expect("a pipe")).lines();
+    tcpdump.args(["ip", "proto", "4"]).stderr(Stdio::piped());
+    let mut tcpdump = Killed(lab.spawn(tcpdump).expect("tcpdump"));
+    let mut said = BufReader::new(tcpdump.0.stderr.take().expect("a pipe")).lines();
     assert!(said.any(|line| line.expect("a line").contains("listening on")));
     for load in [Load { connections: 200, ..lab.udp() }, Load { connections: 300, ..lab.get() }] {
         in_lab::assert_clean(&lab.client_load(&load).expect("load"), load.connections);
     }
-    assert!(tcpdump.wait().expect("tcpdump").success(), "it has not seen {PACKETS} packets");
+    let mut ended = None;
+    let has_ended = || {
+        ended = tcpdump.0.try_wait().expect("tcpdump");
+        ended.is_some()
+    };
+    assert!(wait_until(PATIENCE, has_ended), "it has not seen {PACKETS} packets");
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
     assert!(balancer.stop().expect("stop").success());
 
     let lines = decode(file.path());

@@ -20,7 +20,7 @@ fn walk(tables: &Tables, bytes: &[u8]) -> (Decision, Option<Vec<u8>>) {
 
 fn decide_alone(tables: &Tables, packet: &Packet<'_>) -> Verdict {
     let flows = flows();
-    let state = State { tables, flows: &flows };
+    let state = State { tables, flows: &flows, may_enter: true };
     let mut prepared = NOTHING;
     prepare(&state, packet.frame, Ingress::by(packet.ingress, tables), &mut prepared);
     decide(&state, packet, &prepared, NOW).verdict
@@ -441,5 +441,5 @@ fn a_reset_begins_no_flow_and_an_error_about_one_changes_nothing() {
     assert_eq!(flows.v4.iter(NOW).count(), 1);
     let loads: Vec<_> =
         (0..3).map(|id| flows.loads.of(MemberId(id))).map(|load| (load.active(), load.inactive())).collect();
-    assert_eq!(loads.iter().fold((0, 0), |sum, load| (sum.0 + load.0, sum.1 + load.1)), (0, 1), "{loads:?}");
+    assert_eq!(loads.iter().fold((0, 0), |sum, load| (sum.0 + load.0, sum.1 + load.1)), (1, 0), "{loads:?}");
 }

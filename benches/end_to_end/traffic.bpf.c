@@ -10,28 +10,16 @@
  *
  * The maps and constants have their twins in traffic.rs and forwarder.rs.
  */
-#include <linux/bpf.h>
-#include <linux/if_ether.h>
-#include <linux/in.h>
-#include <linux/ip.h>
+#include "../../bpf/program.h"
+
 #include <linux/udp.h>
 
-#define SEC(name) __attribute__((section(name), used))
-#define __uint(name, value) int (*name)[value]
-#define __type(name, type) typeof(type) *name
-#undef __always_inline
-#define __always_inline inline __attribute__((always_inline))
-
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define network16(x) __builtin_bswap16(x)
 #define network32(x) __builtin_bswap32(x)
 #else
-#define network16(x) (x)
 #define network32(x) (x)
 #endif
 
-/* The helpers by linux/bpf.h's numbers: libbpf's headers are not everywhere. */
-static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
 static long (*bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)51;
 

@@ -218,6 +218,8 @@ struct DataplaneReport<'m> {
     zero_copy: String,
     busy_poll: bool,
     tunnel_source: Option<String>,
+    flows_v4: usize,
+    persistence_v4: usize,
 }
 
 #[derive(Serialize)]
@@ -325,6 +327,8 @@ impl<'m> Report<'m> {
                 zero_copy: model.dataplane.zero_copy.to_string(),
                 busy_poll: model.dataplane.busy_poll,
                 tunnel_source: model.dataplane.tunnel_source.map(|source| source.to_string()),
+                flows_v4: model.dataplane.flows_v4,
+                persistence_v4: model.dataplane.persistence_v4,
             },
             interfaces: model.interfaces.iter().map(|interface| InterfaceReport { name: &interface.name }).collect(),
             vips: model.vips.iter().map(|vip| VipReport::new(vip, &model.pools[vip.pool])).collect(),

@@ -14,6 +14,7 @@ use super::file::{self, File};
 use super::reader::{Field, Wrong, nearest, quoted};
 use super::report::{Errors, Place, Scope};
 use super::value::{Name, Port};
+use crate::dataplane::flow::MEMBERS;
 use crate::dataplane::tables::InterfaceSet;
 
 pub use super::probe;
@@ -127,7 +128,7 @@ pub struct Vip {
 /// Source-address affinity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Persistence {
-    /// How long a client is remembered after its last connection; 1 s to 13 days.
+    /// How long a client is remembered after its last flow; 5 s to 13 days.
     pub timeout: Duration,
     /// How many leading bits of their addresses clients share that count as one; 1 to 32.
     pub netmask: u8,
@@ -165,7 +166,7 @@ pub struct Member {
     pub thresholds: Option<Thresholds>,
     /// Whether it waits until too few of the others are up.
     pub backup: bool,
-    /// Whether it may get anything.
+    /// Whether it may get new flows.
     pub enabled: bool,
 }
 
@@ -276,10 +277,20 @@ fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
     let vip_addresses: HashMap<Ipv4Addr, &file::Vip> =
         file.vips.iter().rev().filter_map(|vip| Some((vip.address.as_ref()?.value, vip))).collect();
     check_tunnel_source(file, errors);
+    check_member_count(file, errors);
     for (pool, users) in file.pools.iter().zip(&monitors::users(file, pools)) {
         check_members(pool, users, errors);
         monitors::check_pool(pool, users, pools, &file.pools, errors);
         check_member_addresses(pool, &vip_addresses, errors);
+    }
+}
+
+/// A flow names its member by so many bits.
+fn check_member_count(file: &File, errors: &Errors<'_>) {
+    let members = || file.pools.iter().flat_map(|pool| &pool.members);
+    if let Some(member) = members().nth(MEMBERS as usize) {
+        let found = members().count();
+        errors.report(&member.place, format!("{found} members in all pools are too many (allowed: {MEMBERS})"));
     }
 }
 

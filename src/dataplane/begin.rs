@@ -17,12 +17,10 @@ pub(super) type Choice = (Result<MemberId, DropReason>, FlowEffect);
 /// For a packet whose flow the connection table does not know, or knows with a member that cannot be reached.
 #[inline]
 pub(super) fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup: Lookup, now: Now) -> Choice {
-    // What most VIPs ask for, and what a flood meets: the rest decides the same in three times the instructions.
+    // What most VIPs ask for: the rest decides the same in three times the instructions.
     if lookup == Lookup::Miss
-        && passenger.signal.begins_as().is_some()
-        && vip.pool.is_maglev()
-        && policy(state, passenger).asks_nothing()
-        && let Some(member) = select::select(state.tables.seed, &vip.slots, &passenger.flow(vip))
+        && state.may_enter
+        && let Some(member) = plainly_hashed(state, vip, passenger)
         && may_take(state, member)
     {
         return (Ok(member), FlowEffect::Insert);
@@ -30,10 +28,19 @@ pub(super) fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup
     choose_with_care(state, vip, passenger, lookup, now)
 }
 
+/// The member of a flow that begins, if its VIP asks for nothing but hashing.
+#[inline]
+pub(super) fn plainly_hashed(state: &State<'_>, vip: &Vip, passenger: &Passenger) -> Option<MemberId> {
+    let is_plain =
+        passenger.signal.begins_as().is_some() && vip.pool.is_maglev() && policy(state, passenger).asks_nothing();
+    if is_plain { select::select(state.tables.seed, &vip.slots, &passenger.flow(vip)) } else { None }
+}
+
 #[inline(never)]
 fn choose_with_care(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup: Lookup, now: Now) -> Choice {
     let begins = passenger.signal.begins_as().is_some();
     let policy = policy(state, passenger);
+    let may_enter = state.may_enter || policy.one_packet;
     let hashed = || client_member(state, vip, passenger, now).map_or_else(|| hashed(state, vip, passenger), Ok);
     match lookup {
         Lookup::Hit(hit) => choose_for_lost(vip, passenger, hit, hashed),
@@ -41,16 +48,16 @@ fn choose_with_care(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup:
         Lookup::Miss if begins && policy.is_full(passenger.vip(), &state.flows.loads) => {
             (Err(DropReason::ConnectionLimit), FlowEffect::None)
         }
+        Lookup::Miss if begins && !may_enter => with_effect(hashed(), FlowEffect::Hashed),
         Lookup::Miss | Lookup::Over if passenger.opens() => choose_for_new(state, vip, passenger, lookup, now),
         Lookup::Miss if begins => with_effect(hashed(), FlowEffect::Insert),
-        Lookup::Over if begins => with_effect(hashed(), FlowEffect::TakeOver),
         Lookup::Miss | Lookup::Over => (hashed(), FlowEffect::None),
     }
 }
 
 /// The first packet of a flow: persistence knows where its client goes, or the scheduler is asked.
 fn choose_for_new(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup: Lookup, now: Now) -> Choice {
-    let is_alone = policy(state, passenger).one_packet;
+    let Policy { one_packet: is_alone, ref persistence, .. } = *policy(state, passenger);
     let effect = |insert| match lookup {
         _ if is_alone => FlowEffect::Pass,
         Lookup::Over => FlowEffect::TakeOver,
@@ -58,6 +65,10 @@ fn choose_for_new(state: &State<'_>, vip: &Vip, passenger: &Passenger, lookup: L
     };
     if let Some(member) = client_member(state, vip, passenger, now) {
         return (Ok(member), effect(FlowEffect::Insert));
+    }
+    if is_alone && persistence.is_some() && !state.may_enter {
+        // Its flow takes no room, but its client would.
+        return with_effect(hashed(state, vip, passenger), FlowEffect::Hashed);
     }
     let may_take = |member| may_take(state, member);
     if let Some(member) = vip.pool.hashed_first(table(state, vip), &passenger.flow(vip)).filter(|id| may_take(*id)) {
@@ -133,7 +144,7 @@ fn policy<'a>(state: &State<'a>, passenger: &Passenger) -> &'a Policy {
 }
 
 fn surroundings<'a>(state: &State<'a>, vip: &'a Vip, passenger: &Passenger) -> Surroundings<'a> {
-    let State { tables, flows } = *state;
+    let State { tables, flows, .. } = *state;
     let (slots, seed) = (&vip.slots[..], tables.seed);
     Surroundings { vip: passenger.vip(), slots, seed, loads: &flows.loads, turns: &flows.turns }
 }
@@ -152,12 +163,9 @@ pub(super) fn enter(
     ledger: &mut Ledger<'_>,
     now: Now,
 ) -> MemberId {
-    let State { tables, flows } = *state;
-    // `apply` has asked for the budget of an `Insert`.
-    let takes_budget = matches!(effect, FlowEffect::InsertScheduled | FlowEffect::InsertInTurn);
-    if takes_budget && !ledger.budget.take() {
-        ledger.counters.flows_over_budget.add(1);
-        return if effect == FlowEffect::Insert { chosen } else { unentered(chosen, passenger, state, now) };
+    let State { tables, flows, .. } = *state;
+    if matches!(effect, FlowEffect::Insert | FlowEffect::InsertScheduled | FlowEffect::InsertInTurn) {
+        ledger.budget.take();
     }
     let member = pass((effect, chosen), passenger, state, ledger, now);
     let record = |event| flows.loads.record(event, &tables.limits);
@@ -190,7 +198,7 @@ pub(super) fn pass(
     (effect, chosen): (FlowEffect, MemberId),
     passenger: &Passenger,
     state: &State<'_>,
-    ledger: &Ledger<'_>,
+    ledger: &mut Ledger<'_>,
     now: Now,
 ) -> MemberId {
     let member = match effect {
@@ -218,11 +226,12 @@ pub(super) fn remember_client(
     member: MemberId,
     passenger: &Passenger,
     state: &State<'_>,
-    ledger: &Ledger<'_>,
+    ledger: &mut Ledger<'_>,
     now: Now,
 ) -> MemberId {
-    let State { tables, flows } = state;
-    let (Some(persistence), Some(templates)) = (&policy(state, passenger).persistence, &flows.templates) else {
+    let State { tables, flows, .. } = state;
+    let policy = policy(state, passenger);
+    let (Some(persistence), Some(templates)) = (&policy.persistence, &flows.templates) else {
         return member;
     };
     let Some(vip) = tables.vips.get(usize::from(passenger.vip().0)) else { return member };
@@ -235,13 +244,20 @@ pub(super) fn remember_client(
         Remembered::NotRemembered => (&ledger.counters.persistence_without_room, member),
     };
     count.add(1);
+    if policy.one_packet {
+        // No flow will do either: what begins here takes room, and a client that comes again exists.
+        match remembered {
+            Remembered::Begun => ledger.budget.take(),
+            _ => templates.confirm(persistence, &passenger.key, now),
+        }
+    }
     if is_usable(has) { has } else { member }
 }
 
 /// Has persistence take a flow's client for a real one as soon as the flow is established.
 pub(super) fn confirm(event: Event, passenger: &Passenger, state: &State<'_>, now: Now) {
     if let Event::Changed { to, .. } = event
-        && to.is_active()
+        && to.is_confirmed()
         && let Some(templates) = &state.flows.templates
         && let Some(persistence) = &policy(state, passenger).persistence
     {
@@ -251,7 +267,7 @@ pub(super) fn confirm(event: Event, passenger: &Passenger, state: &State<'_>, no
 
 /// Forgets a flow whose member cannot be reached any more, unless another worker has found it another.
 pub(super) fn forget(passenger: &Passenger, state: &State<'_>, ledger: &Ledger<'_>, now: Now) {
-    let State { tables, flows } = state;
+    let State { tables, flows, .. } = state;
     let timeouts = tables.timeouts_of_vip(passenger.vip());
     let at = (passenger.place, &passenger.key);
     let asked = (passenger.signal, now, timeouts);

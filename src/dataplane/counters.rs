@@ -74,15 +74,15 @@ pub struct Counters {
     pub injected: Counter,
     /// Flows entered into the connection table.
     pub flows_begun: Counter,
-    /// New flows that were hashed and not entered: more than the budget for new flows.
+    /// Packets of new flows that were hashed and not entered: more than the budget for new flows.
     pub flows_over_budget: Counter,
-    /// New flows that were hashed and not entered: the table had no room.
+    /// Packets of new flows that were hashed and not entered: the table had no room.
     pub flows_without_room: Counter,
     /// Flows that were given another member because theirs could not be reached any more.
     pub flows_rebound: Counter,
     /// Flows that were forgotten because their member could not be reached any more.
     pub flows_forgotten: Counter,
-    /// New flows that went where persistence had their client.
+    /// Flows that went where persistence had their client: new ones, and those of a lost member.
     pub persistence_followed: Counter,
     /// Clients that persistence remembered anew.
     pub persistence_begun: Counter,

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::flow::{
-    Event, Flow, FlowState, Hand, Insertion, Key as _, KeyV4, Lookup, Now, Place, SWEEP_ROUND, Secret, Signal, Table,
-    Timeouts, TimeoutsOf,
+    Event, Flow, Hand, Insertion, Key as _, KeyV4, Lookup, Now, Place, SWEEP_ROUND, Secret, Signal, Table, Timeouts,
+    TimeoutsOf, lines_per_step,
 };
 use super::ids::{MemberId, VipId};
 use super::tables::Tables;
@@ -46,6 +46,11 @@ impl Persistence {
             timeouts: Timeouts::new(timeout, timeout, timeout, timeout),
             stride: quarter.clamp(1, LONGEST_STRIDE) as u32,
         }
+    }
+
+    /// Rounds between two looks, if each takes so many times longer.
+    fn stride(&self, times_longer: usize) -> u32 {
+        (self.stride / times_longer as u32).max(1)
     }
 
     /// The template of a flow's client.
@@ -126,7 +131,9 @@ impl Templates {
         let packet = (Signal::Syn, now, &persistence.timeouts);
         let remembered = match self.v4.lookup(place, &key, packet) {
             Lookup::Hit(hit) if is_usable(hit.member) => Remembered::Has(hit.member),
-            Lookup::Hit(hit) => Remembered::Moved(self.v4.rebind((place, &key), hit.member, chosen, |_| {})),
+            Lookup::Hit(hit) => {
+                Remembered::Moved(self.v4.rebind((place, &key), (hit.member, chosen), now, |state| state, |_| {}))
+            }
             Lookup::Miss | Lookup::Over => return self.begin((place, &key), chosen, now, tables),
         };
         self.v4.advance(place, &key, packet, |event| self.record(event));
@@ -150,12 +157,13 @@ impl Templates {
     /// Ends what has expired in one of `steps` parts of the table, and renews the templates of the flows in one of
     /// `steps` parts of the connection table: those that are due in this round. All steps together are a round.
     pub fn keep(&self, keeper: &mut Keeper, flows: &Table<KeyV4>, now: Now, steps: usize, tables: &Tables) {
-        let lines = self.v4.lines().div_ceil(steps);
+        let (lines, _) = lines_per_step(self.v4.lines(), steps);
         self.v4.sweep(&mut keeper.hand, now, lines, &OfTemplates(tables), |event| self.record(event));
-        for _ in 0..flows.lines().div_ceil(steps) {
+        let (lines, times_longer) = lines_per_step(flows.lines(), steps);
+        for _ in 0..lines {
             for flow in flows.line(keeper.next_line, now) {
                 if let Some(persistence) = &tables.limits.policy_of(flow.key.vip()).persistence
-                    && keeper.next_line.wrapping_add(keeper.round).is_multiple_of(persistence.stride)
+                    && keeper.next_line.wrapping_add(keeper.round).is_multiple_of(persistence.stride(times_longer))
                 {
                     self.renew(persistence, &flow, now, tables);
                 }
@@ -173,8 +181,7 @@ impl Templates {
     fn renew(&self, persistence: &Persistence, flow: &Flow<KeyV4>, now: Now, tables: &Tables) {
         let (place, key) = self.place(persistence, &flow.key);
         // What one datagram or SYN from a forged address leaves does not confirm its client, and neither does an RST after.
-        let is_real = matches!(flow.state, FlowState::Established | FlowState::Stream);
-        let signal = if is_real { Signal::Segment } else { Signal::Syn };
+        let signal = if flow.state.is_confirmed() { Signal::Segment } else { Signal::Syn };
         match self.v4.lookup(place, &key, (signal, now, &persistence.timeouts)) {
             Lookup::Hit(hit) if hit.member == flow.member && hit.is_news => {
                 self.v4.advance(place, &key, (signal, now, &persistence.timeouts), |event| self.record(event));

@@ -1,8 +1,9 @@
 //! The packet's walk, stage by stage, on one screen.
 //!
 //! A burst goes through it in two steps: [`prepare`] reads every packet and asks for the cache line that its flow lies
-//! in, then [`decide`] decides about each. Both only read: everything that is decided about a packet is decided there.
-//! What follows is a value ([`Decision`]); [`apply`] and [`carry_out`] make it happen. [`conclude`] is these three, one
+//! in, then [`decide`] decides about each. Both only read. (What another worker did since can give the packet's flow
+//! another member, and a table without room sends it where its later packets will go: then [`apply`] says so.) What
+//! follows is a value ([`Decision`]); [`apply`] and [`carry_out`] make it happen. [`conclude`] is these three, one
 //! after the other. No syscall, no clock, no allocation, no lock.
 //!
 //! Nearly every packet belongs to a flow that the connection table knows and says nothing new of it: `known` decides
@@ -32,6 +33,8 @@ pub struct State<'a> {
     pub tables: &'a Tables,
     /// What earlier packets left behind.
     pub flows: &'a FlowTable,
+    /// Whether the budget for new flows has anything left: asked once in a burst.
+    pub may_enter: bool,
 }
 
 /// A received frame.
@@ -151,12 +154,16 @@ fn to_vip(state: &State<'_>, frame: &[u8], flow: &FlowKey, (signal, length): (Si
 /// Decides about one packet; changes nothing.
 #[inline(always)]
 pub fn decide(state: &State<'_>, packet: &Packet<'_>, prepared: &Prepared, now: Now) -> Decision {
-    match known(state, || *packet, prepared, now) {
-        Some((passenger, id, _)) => Decision {
-            verdict: Verdict::Transmit(id),
-            effects: Effects { vip: Some(passenger.key.vip()), ..Effects::default() },
-        },
-        None => decide_anew(state, packet, prepared, now),
+    let transmit = |passenger: &Passenger, id, flow| Decision {
+        verdict: Verdict::Transmit(id),
+        effects: Effects { vip: Some(passenger.key.vip()), flow, ..Effects::default() },
+    };
+    if let Some((passenger, id, _)) = known(state, || *packet, prepared, now) {
+        transmit(passenger, id, FlowEffect::None)
+    } else if let Some((passenger, id, _)) = above_budget(state, || *packet, prepared) {
+        transmit(passenger, id, FlowEffect::Hashed)
+    } else {
+        decide_anew(state, packet, prepared, now)
     }
 }
 
@@ -173,6 +180,28 @@ fn known<'a, 'p>(
     let vip = tables.vips.get(usize::from(passenger.key.vip().0))?;
     let asked = (passenger.signal, now, &vip.timeouts);
     let id = state.flows.v4.known(passenger.place, &passenger.key, asked)?;
+    let member = tables.members.get(id.0 as usize)?;
+    obstacle(tables, packet, passenger, member).is_none().then_some((passenger, id, member))
+}
+
+/// A packet of a flow that is not entered, the budget being spent, to whose member hashing alone leads: nearly every
+/// packet of a flood.
+#[inline(always)]
+fn above_budget<'a, 'p>(
+    state: &State<'a>,
+    packet: impl Fn() -> Packet<'p>,
+    prepared: &'a Prepared,
+) -> Option<(&'a Passenger, MemberId, &'a Member)> {
+    let Prepared::ToMember(passenger) = prepared else { return None };
+    if state.may_enter {
+        return None;
+    }
+    let tables = state.tables;
+    let vip = tables.vips.get(usize::from(passenger.key.vip().0))?;
+    if !state.flows.v4.is_absent(passenger.place, &passenger.key) {
+        return None;
+    }
+    let id = begin::plainly_hashed(state, vip, passenger)?;
     let member = tables.members.get(id.0 as usize)?;
     obstacle(tables, packet, passenger, member).is_none().then_some((passenger, id, member))
 }
@@ -216,7 +245,11 @@ fn decide_rest(packet: &Packet<'_>, verdict: Verdict) -> Decision {
 #[inline(always)]
 fn choose(state: &State<'_>, vip: &Vip, passenger: &Passenger, now: Now) -> begin::Choice {
     let Passenger { key, place, signal, .. } = passenger;
-    match state.flows.v4.lookup(*place, key, (*signal, now, &vip.timeouts)) {
+    let flows = &state.flows.v4;
+    if flows.is_absent(*place, key) {
+        return begin::choose(state, vip, passenger, Lookup::Miss, now);
+    }
+    match flows.lookup(*place, key, (*signal, now, &vip.timeouts)) {
         Lookup::Hit(hit) if state.tables.is_reachable(hit.member) => {
             (Ok(hit.member), if hit.is_news { FlowEffect::Advance } else { FlowEffect::None })
         }
@@ -300,6 +333,16 @@ pub struct Ledger<'a> {
     pub conflicts: &'a ArrayQueue<Conflict>,
 }
 
+impl Ledger<'_> {
+    /// A packet that goes to its flow's member.
+    #[inline(always)]
+    fn count(&self, passenger: &Passenger, member: MemberId) {
+        let length = passenger.frame_length as usize;
+        self.counters.vip(passenger.key.vip()).add_packet(length);
+        self.counters.member(member).add_packet(length);
+    }
+}
+
 /// [`decide`], [`apply`] and [`carry_out`] for one packet; names the interface that the frame leaves by. `port` is
 /// where it came in, which is `ingress`.
 #[inline(always)]
@@ -314,9 +357,28 @@ pub fn conclude<P: Port>(
     match known(state, packet, prepared, now) {
         // What `decide` says, and `apply` does, about these.
         Some((passenger, id, member)) => {
-            let length = passenger.frame_length as usize;
-            ledger.counters.vip(passenger.key.vip()).add_packet(length);
-            ledger.counters.member(id).add_packet(length);
+            ledger.count(passenger, id);
+            to_member(member, passenger, (port, frame), state.tables)
+        }
+        None if state.may_enter => conclude_anew(state, (prepared, ingress), (port, frame), ledger, now),
+        None => conclude_above_budget(state, (prepared, ingress), (port, frame), ledger, now),
+    }
+}
+
+/// In the midst of a flood: a function of its own, which needs few registers.
+#[inline(never)]
+fn conclude_above_budget<P: Port>(
+    state: &State<'_>,
+    (prepared, ingress): (&Prepared, InterfaceId),
+    (port, frame): (&P, &mut P::Frame),
+    ledger: &mut Ledger<'_>,
+    now: Now,
+) -> Option<InterfaceId> {
+    let packet = || Packet { frame: port.bytes(frame), ingress, headroom: port.headroom(frame) };
+    match above_budget(state, packet, prepared) {
+        Some((passenger, id, member)) => {
+            ledger.counters.flows_over_budget.add(1);
+            ledger.count(passenger, id);
             to_member(member, passenger, (port, frame), state.tables)
         }
         None => conclude_anew(state, (prepared, ingress), (port, frame), ledger, now),
@@ -357,8 +419,8 @@ pub fn apply(
         let _ = ledger.conflicts.push(conflict);
     }
     let verdict = match (decision.verdict, prepared) {
-        // Where the flow's later packets are hashed to: a flood ends here.
-        (Verdict::Transmit(_), _) if decision.effects.flow == FlowEffect::Insert && !ledger.budget.take() => {
+        // A flood ends here.
+        (Verdict::Transmit(_), _) if decision.effects.flow == FlowEffect::Hashed => {
             counters.flows_over_budget.add(1);
             decision.verdict
         }
@@ -405,7 +467,7 @@ fn member_of(
     ledger: &mut Ledger<'_>,
     now: Now,
 ) -> MemberId {
-    let State { tables, flows } = state;
+    let State { tables, flows, .. } = state;
     let signal = passenger.signal;
     let (at, counters) = ((passenger.place, &passenger.key), ledger.counters);
     let record = |event| flows.loads.record(event, &tables.limits);
@@ -417,7 +479,7 @@ fn member_of(
         });
     };
     match effect {
-        FlowEffect::None | FlowEffect::Forget => member,
+        FlowEffect::None | FlowEffect::Hashed | FlowEffect::Forget => member,
         FlowEffect::Advance => {
             advance();
             member
@@ -435,8 +497,14 @@ fn member_of(
                 hit.member
             } else {
                 let member = begin::remember_client(member, passenger, state, ledger, now);
-                counters.flows_rebound.add(1);
-                flows.v4.rebind(at, hit.member, member, record)
+                let mut is_ours = false;
+                let becomes = |state| signal.goes_on_elsewhere_as(state);
+                let now_has = flows.v4.rebind(at, (hit.member, member), now, becomes, |event| {
+                    is_ours = true;
+                    record(event);
+                });
+                counters.flows_rebound.add(u64::from(is_ours));
+                now_has
             };
             // It is a packet of its flow like any other.
             advance();

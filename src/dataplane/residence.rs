@@ -85,7 +85,6 @@ const fn lowest(index: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     /// Values at and around every power of two, and some between.
@@ -152,27 +151,33 @@ mod tests {
 
     #[test]
     fn a_reader_sees_no_less_than_before_and_in_the_end_everything() {
-        const ROUNDS: u64 = 200_000;
-        let (residence, is_done) = (Arc::new(Residence::new()), Arc::new(AtomicBool::new(false)));
-        let writer = std::thread::spawn({
-            let (residence, is_done) = (Arc::clone(&residence), Arc::clone(&is_done));
-            move || {
-                for round in 0..ROUNDS {
-                    residence.record(round, 3);
+        /// Readings that found more than the one before: the worker was recording meanwhile.
+        const GROWN: usize = 100;
+        /// Some ten seconds of recording: if the reader has not seen it grow by then, it does not.
+        const MOST_ROUNDS: u64 = 2_000_000_000;
+        let (residence, is_done) = (Residence::new(), AtomicBool::new(false));
+        let record = || {
+            let is_wanted = |_: &u64| !is_done.load(Ordering::Relaxed);
+            (0..MOST_ROUNDS).take_while(is_wanted).map(|round| residence.record(round, 3)).count() as u64
+        };
+        let (grown, rounds) = std::thread::scope(|scope| {
+            let writer = scope.spawn(record);
+            let (mut before, mut grown) = (histogram(), 0);
+            while grown < GROWN && !writer.is_finished() {
+                let mut now = histogram();
+                residence.add_to(&mut now);
+                if now.clone().subtract(&before).is_err() {
+                    break;
                 }
-                is_done.store(true, Ordering::Release);
+                grown += usize::from(now.len() > before.len());
+                before = now;
             }
+            is_done.store(true, Ordering::Relaxed);
+            (grown, writer.join().expect("it does not panic"))
         });
-        let mut before = histogram();
-        while !is_done.load(Ordering::Acquire) {
-            let mut now = histogram();
-            residence.add_to(&mut now);
-            now.clone().subtract(&before).expect("counts only grow");
-            before = now;
-        }
-        writer.join().expect("it does not panic");
+        assert_eq!(grown, GROWN, "counts grow, and only grow");
         let mut all = histogram();
         residence.add_to(&mut all);
-        assert_eq!(all.len(), ROUNDS * 3);
+        assert_eq!(all.len(), rounds * 3);
     }
 }

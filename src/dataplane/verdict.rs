@@ -54,8 +54,11 @@ pub enum FlowEffect {
     None,
     /// Its flow is known, and its state or the moment it was last seen changes.
     Advance,
-    /// Its flow is new, and is entered with the verdict's member if there is room and the budget for new flows allows.
-    /// If not, it goes there all the same: hashing, or persistence, sends its later packets there, too.
+    /// Its flow is new, and the budget for new flows is spent: it goes where hashing, or persistence, sends its later
+    /// packets, too, as long as persistence learns nothing new of its client.
+    Hashed,
+    /// Its flow is new, and is entered with the verdict's member if there is room. If not, it goes there all the same, as
+    /// in `Hashed`.
     Insert,
     /// The same with a member that only the entry would name: if the flow is not entered, it goes where its later
     /// packets will.

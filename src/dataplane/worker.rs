@@ -206,7 +206,7 @@ impl<P: Port> Worker<P> {
         let total = free.len();
         Self {
             outgoing: ports.iter().map(|_| Outgoing { frames: Vec::with_capacity(total), bytes: 0 }).collect(),
-            received: Vec::with_capacity(BURSTS * BURST),
+            received: Vec::with_capacity(total),
             egresses: Box::new([STAYS; BURSTS * BURST]),
             prepared: Box::new([NOTHING; BURST]),
             budget: NewFlowBudget::new(new_flows, flows.now()),
@@ -337,7 +337,7 @@ impl<P: Port> Worker<P> {
     #[inline(never)]
     fn read(&mut self, index: usize, start: usize) {
         let (port, ingress) = (&self.ports[index], Ingress::by(InterfaceId(index as u8), &self.tables));
-        let state = State { tables: &self.tables, flows: &self.flows };
+        let state = State { tables: &self.tables, flows: &self.flows, may_enter: false };
         let frames = &self.received[start..];
         // The lines of later bursts' frames have been asked for while the burst before was concluded.
         let ahead = if start == 0 { frames.get(AHEAD..).unwrap_or_default() } else { &[] };
@@ -357,7 +357,7 @@ impl<P: Port> Worker<P> {
     #[inline(never)]
     fn conclude(&mut self, index: usize, start: usize, now: Now) {
         let (port, ingress) = (&self.ports[index], InterfaceId(index as u8));
-        let state = State { tables: &self.tables, flows: &self.flows };
+        let state = State { tables: &self.tables, flows: &self.flows, may_enter: self.budget.has_left() };
         let conflicts = &self.mailbox.conflicts;
         let mut ledger = Ledger { counters: &self.counters, budget: &mut self.budget, conflicts };
         let frames = &mut self.received[start..];
@@ -383,7 +383,11 @@ impl<P: Port> Worker<P> {
             && let Some(outgoing) = self.outgoing.get_mut(usize::from(first))
         {
             outgoing.bytes += self.received.iter().map(|frame| port.length(frame) as u64).sum::<u64>();
-            outgoing.frames.append(&mut self.received);
+            if outgoing.frames.is_empty() {
+                std::mem::swap(&mut outgoing.frames, &mut self.received);
+            } else {
+                outgoing.frames.append(&mut self.received);
+            }
             return;
         }
         for (frame, &egress) in self.received.drain(..).zip(self.egresses.iter()) {

@@ -190,33 +190,34 @@ impl Known {
 /// New flows that may still be entered: the documentation of `NewFlowBudget`, in billionths.
 #[derive(Debug)]
 pub struct Budget {
-    per_second: u128,
-    tokens: u128,
+    per_second: i128,
+    tokens: i128,
     at: u64,
 }
 
 impl Budget {
     pub fn new(per_second: u64, at: u64) -> Self {
-        let per_second = u128::from(per_second);
+        let per_second = i128::from(per_second);
         Self { per_second, tokens: Self::most(per_second), at }
     }
 
-    fn most(per_second: u128) -> u128 {
-        (per_second * 1_000_000_000).div_ceil(10) + 1_000_000_000
+    fn most(per_second: i128) -> i128 {
+        per_second * 100_000_000 + 1_000_000_000
     }
 
     pub fn refill(&mut self, now: u64) {
-        self.tokens += u128::from(now - self.at) * self.per_second;
+        self.tokens += i128::from(now - self.at) * self.per_second;
         self.tokens = self.tokens.min(Self::most(self.per_second));
         self.at = now;
     }
 
-    fn take(&mut self) -> bool {
-        let is_left = self.tokens >= 1_000_000_000;
-        if is_left {
-            self.tokens -= 1_000_000_000;
-        }
-        is_left
+    fn has_left(&self) -> bool {
+        self.tokens >= 1_000_000_000
+    }
+
+    /// What was decided before may run it into debt.
+    fn take(&mut self) {
+        self.tokens -= 1_000_000_000;
     }
 }
 
@@ -312,8 +313,8 @@ impl Model {
     pub fn load(&self, id: u32) -> (u32, u32) {
         let of_member = self.flows.values().filter(|known| known.member == id);
         of_member.fold((0, 0), |(active, inactive), known| match known.state {
-            FlowState::Established | FlowState::Single | FlowState::Stream => (active + 1, inactive),
-            _ => (active, inactive + 1),
+            FlowState::Closing => (active, inactive + 1),
+            _ => (active + 1, inactive),
         })
     }
 
@@ -337,6 +338,7 @@ impl Model {
                     (Some(Some(_)), _) => FlowEffect::Rebind,
                     (_, Some(Signal::Rst)) => FlowEffect::None,
                     (Some(None), _) => FlowEffect::TakeOver,
+                    (None, _) if !self.budget.has_left() => FlowEffect::Hashed,
                     (None, _) => FlowEffect::Insert,
                 };
                 (chosen, effect)
@@ -415,8 +417,11 @@ impl Model {
         };
         let after = known.and_then(|known| known.after(signal, probe.vip, tick));
         let can_be_reached = after.is_some_and(|after| self.config(is_stale).member(after.member).is_some());
+        if effect == FlowEffect::Insert {
+            self.budget.take();
+        }
         match (effect, after) {
-            (FlowEffect::Insert, _) if !self.budget.take() => {
+            (FlowEffect::Hashed, _) => {
                 self.counted.over_budget += 1;
                 self.seen.over_budget += 1;
                 assert_eq!((told.begun, told.without_room), (0, 0));
@@ -431,10 +436,19 @@ impl Model {
                 self.enter(probe, member, told, known.is_some(), tick);
                 member
             }
-            (FlowEffect::Rebind, Some(after)) => {
-                let member = if can_be_reached { after.member } else { member };
-                self.counted.rebound += u64::from(!can_be_reached);
-                self.flows.insert(key, Known { member, ..after });
+            (FlowEffect::Rebind, Some(after)) if can_be_reached => {
+                self.flows.insert(key, after);
+                after.member
+            }
+            (FlowEffect::Rebind, Some(_)) => {
+                self.counted.rebound += 1;
+                // Its new member does not know the connection, and resets it; but a SYN begins one.
+                let state = match (known.map(|known| known.state), signal) {
+                    (Some(FlowState::Single | FlowState::Stream), _) => FlowState::Stream,
+                    (_, Signal::Syn) => FlowState::Embryonic,
+                    _ => FlowState::Closing,
+                };
+                self.flows.insert(key, Known { member, state, seen: tick });
                 member
             }
             (FlowEffect::Advance, Some(after)) => {
@@ -447,7 +461,11 @@ impl Model {
 
     /// The flow is in, and at most one made room for it that may; or it is not, and none could.
     fn enter(&mut self, probe: Probe, member: u32, told: &Told, was_there: bool, tick: u64) {
-        let state = if probe.signal == Some(Signal::Datagram) { FlowState::Single } else { FlowState::Embryonic };
+        let state = match probe.signal {
+            Some(Signal::Datagram) => FlowState::Single,
+            Some(Signal::Fin) => FlowState::Closing,
+            _ => FlowState::Embryonic,
+        };
         match (told.begun, told.without_room) {
             (1, 0) => {
                 let gone: Vec<KeyV4> =

@@ -102,6 +102,14 @@ def stand_ins(members, owners, usable):
     return slots
 
 
+def looks(h):
+    """Step 6: the hashes of the eight slots, and that of the place in the configuration."""
+    hashes = [h]
+    for _ in range(8):
+        hashes.append(fold(hashes[-1] ^ 0x2D358DCCAA6C78A5, 0x8BB84B93962EACC9))
+    return hashes
+
+
 def digest(slots):
     return siphash24_128(bytes(16), b"".join(slot.to_bytes(4, "little") for slot in slots))
 
@@ -114,6 +122,8 @@ if __name__ == "__main__":
         assert b"".join(x.to_bytes(8, "little") for x in h).hex() == expected, "SipHash is wrong"
     for text, i in [("", 0), ("", 1), ("any text", 0), ("any text", 77777)]:
         print(f"0x{selection_hash(text, *key(i)):016x}")
+    *slots, place = looks(selection_hash("any text", *key(0)))
+    print("looks:", [h * 65537 >> 64 for h in slots], "then", place * 1000 >> 64)
     pool = [(0x0A000001 + i, 80, weight) for i, weight in enumerate([1, 2, 3, 0, 7])]
     members, owners = layout(pool, 65537)
     for down in [[], [1], [0, 4]]:

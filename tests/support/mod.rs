@@ -286,7 +286,7 @@ pub fn walk_within(
     let (port, ingress) = (MemoryPort::new(1), InterfaceId(0));
     let mut frame = memory::frames(1, 2048).remove(0);
     assert!(port.write(&mut frame, bytes));
-    let state = State { tables, flows };
+    let state = State { tables, flows, may_enter: budget.has_left() };
     let packet = Packet { frame: port.bytes(&frame), ingress, headroom: port.headroom(&frame) };
     let mut prepared = NOTHING;
     prepare(&state, packet.frame, Ingress::by(packet.ingress, tables), &mut prepared);

@@ -1,19 +1,20 @@
-//! How many new flows a worker may insert.
+//! How many new flows a worker may enter.
 
 use super::time::Now;
 
-/// A token bucket: above its rate, new flows are hashed and not inserted, so that a flood of SYNs can neither turn
-/// the table over nor take the time of packets whose flows are known.
+/// A token bucket: above its rate, new flows are hashed and not entered, so that a flood of SYNs takes little of the
+/// time of packets whose flows are known. (That no established flow has to make room for a new one is the table's
+/// own rule.) Whether anything is left is asked before a burst, so a burst may run it into debt.
 #[derive(Debug)]
 pub struct NewFlowBudget {
     per_second: u64,
-    /// In billionths of a flow, so that a refill loses nothing to rounding.
-    tokens: u64,
+    /// In billionths of a flow, so that a refill loses nothing to rounding; below 0: debt.
+    tokens: i64,
     refilled: Now,
 }
 
 /// Billionths in one: at `n` flows a second, `n` of them accrue every nanosecond.
-const FLOW: u64 = 1_000_000_000;
+const FLOW: i64 = 1_000_000_000;
 
 impl NewFlowBudget {
     /// This many flows a second, a tenth of a second's worth at once. More than 2^32 count as that.
@@ -24,26 +25,30 @@ impl NewFlowBudget {
 
     /// At most a tenth of a second's worth accrues: enough for a burst of clients that come together, not enough to
     /// let a quiet second pay for a flood. But one flow at least.
-    fn most(per_second: u64) -> u64 {
-        per_second * FLOW / 10 + FLOW
+    fn most(per_second: u64) -> i64 {
+        per_second.cast_signed() * (FLOW / 10) + FLOW
     }
 
     /// Adds what has accrued; once in a burst.
     #[inline]
     pub fn refill(&mut self, now: Now) {
         // Longer than this, and the bucket is full anyway.
-        let elapsed = now.0.saturating_sub(self.refilled.0).min(FLOW);
-        let tokens = self.tokens.saturating_add(elapsed.saturating_mul(self.per_second));
-        self.tokens = tokens.min(Self::most(self.per_second));
+        let elapsed = now.0.saturating_sub(self.refilled.0).min(FLOW.cast_unsigned());
+        let accrued = elapsed.saturating_mul(self.per_second).min(i64::MAX.cast_unsigned()).cast_signed();
+        self.tokens = self.tokens.saturating_add(accrued).min(Self::most(self.per_second));
         self.refilled = self.refilled.max(now);
     }
 
-    /// Takes one flow's worth; `false`: the budget is spent.
+    /// Whether a flow's worth is left.
     #[inline]
-    pub fn take(&mut self) -> bool {
-        let left = self.tokens.checked_sub(FLOW);
-        self.tokens = left.unwrap_or(self.tokens);
-        left.is_some()
+    pub fn has_left(&self) -> bool {
+        self.tokens >= FLOW
+    }
+
+    /// Takes one flow's worth.
+    #[inline]
+    pub fn take(&mut self) {
+        self.tokens = self.tokens.saturating_sub(FLOW);
     }
 }
 
@@ -52,7 +57,8 @@ mod tests {
     use super::*;
 
     fn taken(budget: &mut NewFlowBudget, wanted: usize) -> usize {
-        (0..wanted).filter(|_| budget.take()).count()
+        let mut take = || budget.has_left().then(|| budget.take()).is_some();
+        (0..wanted).filter(|_| take()).count()
     }
 
     #[test]
@@ -85,9 +91,19 @@ mod tests {
         taken(&mut budget, 100_000);
         for now in [5_000_000_000, 4_000_000_000, 5_000_000_000] {
             budget.refill(Now(now));
-            assert!(!budget.take());
+            assert!(!budget.has_left());
         }
         budget.refill(Now(5_001_000_000));
+        assert_eq!(taken(&mut budget, 10), 1);
+    }
+
+    #[test]
+    fn a_debt_is_paid_before_anything_is_left() {
+        let mut budget = NewFlowBudget::new(1000, Now(0));
+        (0..101 + 64).for_each(|_| budget.take());
+        budget.refill(Now(64_000_000));
+        assert!(!budget.has_left());
+        budget.refill(Now(65_000_000));
         assert_eq!(taken(&mut budget, 10), 1);
     }
 

@@ -2,7 +2,7 @@
 //! not only that of the processor at hand:
 //!
 //! ```text
-//! RUSTFLAGS="--cfg pointsman_loom" cargo test --release --target-dir target/loom --lib interleavings
+//! POINTSMAN_LOOM=1 cargo test --lib interleavings
 //! ```
 
 use std::net::Ipv4Addr;

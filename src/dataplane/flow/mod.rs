@@ -37,8 +37,8 @@
 //! 4. **A key has at most one live entry.** One who inserts makes the entry pending, *then* looks at all places where
 //!    the same key could be, *then* makes it live. Of two who insert the same key, the one who became pending later
 //!    sees the other's: live, so it gives way and takes that member; or pending, and then the one further back gives
-//!    way or is killed, and its own step to live fails. (All these accesses are sequentially consistent. One who
-//!    inserts in the first line looks at the second only if the line is marked; one who inserts in the second marks
+//!    way or is killed, and its own step to live fails. (Words change by sequentially consistent accesses, and a full
+//!    barrier stands between one's step to pending and its look at other places. One who inserts in the first line looks at the second only if the line is marked; one who inserts in the second marks
 //!    before it looks, so either the mark is seen, or the first line's pending entry is.) Entries once live give way
 //!    to none; nobody gives way to one behind, so one of the rivals always gets through.
 //! 5. **A live entry is found**: the marks are set before it goes live and are upheld by the sweep
@@ -82,8 +82,20 @@ use super::persistence::{Keeper, Templates};
 use super::schedule::Turns;
 use super::tables::Tables;
 
-/// How long a round of [`FlowTable::sweep`] is to take: so long are counts of flows late.
+/// How long a round of [`FlowTable::sweep`] is to take: so long are counts of flows late. (In a table for more than some
+/// 11 million flows, with a hundred steps to a round, it takes longer: see `MOST_LINES_PER_STEP`.)
 pub const SWEEP_ROUND: Duration = Duration::from_secs(2);
+
+/// Lines that one step of the sweep looks at, at most: one and a half milliseconds of control's time. With more, the
+/// sweep of a very large table would leave it no time for anything else.
+const MOST_LINES_PER_STEP: usize = 1 << 16;
+
+/// How many of a table's lines each of so many steps of a round looks at, and how many times as many steps a round takes
+/// for that.
+pub(super) fn lines_per_step(lines: usize, steps: usize) -> (usize, usize) {
+    let wanted = lines.div_ceil(steps);
+    (wanted.min(MOST_LINES_PER_STEP), wanted.div_ceil(MOST_LINES_PER_STEP).max(1))
+}
 
 /// How much of everything there is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,9 +169,9 @@ impl FlowTable {
     }
 
     /// Ends what has expired in one of `steps` parts of the table, and keeps up what goes with it. All steps together
-    /// are a round, which is to take [`SWEEP_ROUND`].
+    /// are a round, which is to take [`SWEEP_ROUND`]; a very large table needs more of them.
     pub fn sweep(&self, hands: &mut Hands, now: Now, steps: usize, tables: &Tables) {
-        let lines = self.v4.lines().div_ceil(steps);
+        let (lines, _) = lines_per_step(self.v4.lines(), steps);
         self.v4.sweep(&mut hands.hand, now, lines, tables, |event| self.loads.record(event, &tables.limits));
         if let (Some(templates), Some(keeper)) = (&self.templates, &mut hands.keeper) {
             templates.keep(keeper, &self.v4, now, steps, tables);

@@ -258,12 +258,17 @@ impl<K: Sample> Run<K> {
     }
 
     fn rebind(&mut self, key: K, to: u32) {
+        let tick = self.tick();
         let Some(known) = self.known.get_mut(&key) else { return };
         let (place, counts) = (self.table.place(&key), &mut self.counts);
         let from = MemberId(known.member);
-        let bound = self.table.rebind((place, &key), from, MemberId(to), |event| count(counts, event));
+        let becomes = |state| Signal::Segment.goes_on_elsewhere_as(state);
+        let events = |event| count(counts, event);
+        let bound = self.table.rebind((place, &key), (from, MemberId(to)), Now(self.now), becomes, events);
         assert_eq!(bound, MemberId(to));
-        known.member = to;
+        if known.member != to {
+            *known = Known { member: to, state: becomes(known.state), seen: tick };
+        }
     }
 
     fn snapshot(&self) -> HashMap<K, (u32, FlowState)> {

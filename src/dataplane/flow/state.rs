@@ -33,10 +33,23 @@ impl Signal {
     #[inline]
     pub const fn begins_as(self) -> Option<FlowState> {
         match self {
-            // In mid-stream: after a restart of ours, or from somebody who sends at random.
-            Self::Syn | Self::Segment | Self::Fin => Some(FlowState::Embryonic),
+            // A segment in mid-stream: after a restart of ours, or from somebody who sends at random.
+            Self::Syn | Self::Segment => Some(FlowState::Embryonic),
+            // Its client's last words will come, and are to find the same member.
+            Self::Fin => Some(FlowState::Closing),
             Self::Rst | Self::Error => None,
             Self::Datagram => Some(FlowState::Single),
+        }
+    }
+
+    /// The state in which a flow goes on at another member, which does not know it, with this packet. A TCP connection
+    /// is over: that member resets it, which is not seen here. But a SYN begins one.
+    #[inline]
+    pub const fn goes_on_elsewhere_as(self, state: FlowState) -> FlowState {
+        match (self, state) {
+            (_, FlowState::Single | FlowState::Stream) => state,
+            (Self::Syn, _) => FlowState::Embryonic,
+            _ => FlowState::Closing,
         }
     }
 
@@ -200,6 +213,28 @@ mod tests {
     #[test]
     fn a_reset_never_begins_a_flow() {
         assert_eq!(Signal::Rst.begins_as(), None);
-        assert_eq!(Signal::Fin.begins_as(), Some(FlowState::Embryonic));
+        assert_eq!(Signal::Error.begins_as(), None);
+    }
+
+    #[test]
+    fn a_flow_that_begins_with_its_end_does_not_live_long() {
+        assert_eq!(Signal::Fin.begins_as(), Some(FlowState::Closing));
+    }
+
+    #[test]
+    fn a_connection_is_over_when_its_member_is_another() {
+        use FlowState::{Closing, Embryonic, Established, Single, Stream};
+        for (signal, before, after) in [
+            (Signal::Syn, Embryonic, Embryonic),
+            (Signal::Segment, Embryonic, Closing),
+            (Signal::Segment, Established, Closing),
+            (Signal::Fin, Established, Closing),
+            (Signal::Syn, Established, Embryonic),
+            (Signal::Segment, Closing, Closing),
+            (Signal::Datagram, Single, Single),
+            (Signal::Datagram, Stream, Stream),
+        ] {
+            assert_eq!(signal.goes_on_elsewhere_as(before), after, "{signal:?} {before:?}");
+        }
     }
 }

@@ -203,10 +203,11 @@ fn a_flow_is_bound_to_another_member_once() {
     let (table, key) = (&bench.table, key(1));
     let place = table.place(&key);
     let events = |event| bench.events.push(event);
-    assert_eq!(table.rebind((place, &key), MemberId(1), MemberId(5), events), MemberId(5));
+    let (now, same) = (Now(SECOND), |state| state);
+    assert_eq!(table.rebind((place, &key), (MemberId(1), MemberId(5)), now, same, events), MemberId(5));
     // Another worker, which saw the old member too.
     let nothing = |event| panic!("{event:?}");
-    assert_eq!(table.rebind((place, &key), MemberId(1), MemberId(6), nothing), MemberId(5));
+    assert_eq!(table.rebind((place, &key), (MemberId(1), MemberId(6)), now, same, nothing), MemberId(5));
     assert_eq!(bench.packet(key, Signal::Segment, 2 * SECOND, 9).1, 5);
     let state = FlowState::Established;
     let (from, to) = (MemberId(1), MemberId(5));
@@ -387,7 +388,8 @@ fn threads_that_do_everything_at_once_keep_the_table_whole() {
             let events = |event| count(&mut own, event);
             let member = match table.lookup(place, &key, (signal, now, &timeouts)) {
                 Lookup::Hit(hit) if random.below(50) == 0 => {
-                    table.rebind((place, &key), hit.member, MemberId(index * 8 + thread), events)
+                    let to = MemberId(index * 8 + thread);
+                    table.rebind((place, &key), (hit.member, to), now, |state| state, events)
                 }
                 Lookup::Hit(hit) => {
                     table.advance(place, &key, (signal, now, &timeouts), events);

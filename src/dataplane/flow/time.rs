@@ -71,8 +71,8 @@ pub struct Timeouts {
 impl Timeouts {
     /// From one duration each for TCP flows that are embryonic, established and closing, and for UDP's.
     ///
-    /// No flow ends before its timeout; it may live longer by 1/32 of it and two ticks (1.1 s). More than 13 days
-    /// count as that.
+    /// No flow expires before its timeout (but an evictable one may have to make room before); it may live longer by 1/32
+    /// of it and two ticks (1.1 s). More than 13 days count as that.
     pub fn new(embryonic: Duration, established: Duration, closing: Duration, udp: Duration) -> Self {
         // One more, since a packet's tick may have begun up to a tick before it.
         let ticks = |timeout: Duration| {

@@ -84,11 +84,18 @@ impl FlowState {
         }
     }
 
-    /// Whether the flow counts as one of its member's active ones; the others are inactive: opening and closing TCP.
-    /// UDP has neither, so that all of its flows are active, as in IPVS.
+    /// Whether the flow counts as one of its member's active ones: all but closing TCP, as in IPVS since Linux 4.8
+    /// (`tcp_state_active_table`, net/netfilter/ipvs/ip_vs_proto_tcp.c). If those that open did not count, many clients
+    /// that come at once would all find the same member the idlest.
     #[inline]
     pub const fn is_active(self) -> bool {
-        matches!(self, Self::Established | Self::Single | Self::Stream)
+        !matches!(self, Self::Closing)
+    }
+
+    /// Whether the flow's client has shown that it exists: it has answered, or come again.
+    #[inline]
+    pub const fn is_confirmed(self) -> bool {
+        matches!(self, Self::Established | Self::Stream)
     }
 
     /// Whether the flow may have to make room for a new one before it expires.

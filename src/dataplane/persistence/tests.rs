@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use super::super::flow::{FlowTable, Sizes};
+use super::super::flow::{FlowState, FlowTable, Sizes};
 use super::super::limits::{Limits, Policy};
 use super::super::schedule::{Candidate, OnMemberDown, Pool, Scheduler};
 use super::super::service::Destination;

@@ -33,7 +33,7 @@ fn pool(scheduler: Scheduler, servers: &[Server]) -> Pool {
 fn loads(servers: &[Server]) -> Loads {
     let loads = Loads::new(100, 1);
     for (index, server) in servers.iter().enumerate() {
-        for (count, state) in [(server.active, FlowState::Established), (server.inactive, FlowState::Embryonic)] {
+        for (count, state) in [(server.active, FlowState::Established), (server.inactive, FlowState::Closing)] {
             (0..count).for_each(|_| loads.record(Event::Began { vip: VipId(0), member: id(index), state }, &None));
         }
         loads.of(id(index)).set_overloaded(server.overloaded);

@@ -334,7 +334,7 @@ fn refused_policies() {
     assert_eq!(
         errors_of(&all_backups),
         [
-            "web.toml:18:10: pool[0].member[0].backup: every member of the pool is a backup (allowed: at least one that is none)"
+            "web.toml:16:10: pool[0].member[0].backup: every member of the pool is a backup (allowed: at least one that is none)"
         ]
     );
 }

@@ -88,6 +88,8 @@ pub struct XdpPort {
     busy_poll: bool,
     copy_mode: CopyMode,
     largest_mtu: u32,
+    /// Descriptors on their way between a ring and a list; what stands here in between means nothing.
+    batch: Box<[FrameDesc; BATCH]>,
 }
 
 impl XdpPort {
@@ -106,8 +108,19 @@ impl XdpPort {
         self.rx.fd().as_raw_fd()
     }
 
+    #[inline]
     fn own(&self, frame: &XdpFrame) {
-        assert_eq!(frame.umem, self.umem_id, "a frame was brought to a port of another umem");
+        assert_is_of(self.umem_id, frame);
+    }
+
+    /// The descriptors of frames of this umem, at most `BATCH`, side by side.
+    #[inline]
+    fn lay_out<'a>(room: &'a mut [FrameDesc; BATCH], umem: u32, frames: &[XdpFrame]) -> &'a [FrameDesc] {
+        for (descriptor, frame) in room.iter_mut().zip(frames) {
+            assert_is_of(umem, frame);
+            *descriptor = frame.descriptor;
+        }
+        &room[..frames.len()]
     }
 
     fn adopt(umem: u32, descriptors: &[FrameDesc], frames: &mut Vec<XdpFrame>) {
@@ -115,15 +128,19 @@ impl XdpPort {
     }
 }
 
+#[inline]
+fn assert_is_of(umem: u32, frame: &XdpFrame) {
+    assert_eq!(frame.umem, umem, "a frame was brought to a port of another umem");
+}
+
 impl Port for XdpPort {
     type Frame = XdpFrame;
 
     fn receive(&mut self, frames: &mut Vec<XdpFrame>, limit: usize) -> usize {
-        let mut descriptors = [FrameDesc::default(); BATCH];
-        let room = &mut descriptors[..limit.min(BATCH)];
-        // SAFETY: the contract is that the descriptors' previous values may be forgotten: they are defaults.
+        let room = &mut self.batch[..limit.min(BATCH)];
+        // SAFETY: the contract is that the descriptors' previous values may be forgotten: they mean nothing.
         let count = unsafe { self.rx.consume(room) };
-        Self::adopt(self.umem_id, &descriptors[..count], frames);
+        Self::adopt(self.umem_id, &self.batch[..count], frames);
         self.receiving -= count;
         if count == 0 && self.busy_poll {
             // A receive call on a socket that prefers busy polling runs the driver's receive function here and now.
@@ -135,14 +152,10 @@ impl Port for XdpPort {
     fn transmit(&mut self, frames: &mut Vec<XdpFrame>) {
         let mut taken = 0;
         for batch in frames.chunks(BATCH) {
-            let mut descriptors = [FrameDesc::default(); BATCH];
-            for (descriptor, frame) in descriptors.iter_mut().zip(batch) {
-                self.own(frame);
-                *descriptor = frame.descriptor;
-            }
-            // SAFETY: the contract is that each descriptor is of this umem and owned by the caller: `own` has checked
+            let descriptors = Self::lay_out(&mut self.batch, self.umem_id, batch);
+            // SAFETY: the contract is that each descriptor is of this umem and owned by the caller: `lay_out` has checked
             // the first, and the tokens of those taken are destroyed below.
-            let count = unsafe { self.tx.produce(&descriptors[..batch.len()]) };
+            let count = unsafe { self.tx.produce(descriptors) };
             taken += count;
             if count < batch.len() {
                 break;
@@ -180,12 +193,10 @@ impl Port for XdpPort {
     }
 
     fn reclaim(&mut self, free: &mut Vec<XdpFrame>) {
-        let mut descriptors = [FrameDesc::default(); BATCH];
         while self.sending > 0 {
-            // SAFETY: the contract is that the descriptors' previous values may be forgotten: they were adopted, or
-            // are defaults.
-            let count = unsafe { self.completion.consume(&mut descriptors) };
-            Self::adopt(self.umem_id, &descriptors[..count], free);
+            // SAFETY: as in `receive`.
+            let count = unsafe { self.completion.consume(&mut self.batch[..]) };
+            Self::adopt(self.umem_id, &self.batch[..count], free);
             self.sending -= count;
             if count < BATCH {
                 break;
@@ -200,13 +211,9 @@ impl Port for XdpPort {
             let first = free.len() - room;
             let mut taken = 0;
             for batch in free[first..].chunks(BATCH) {
-                let mut descriptors = [FrameDesc::default(); BATCH];
-                for (descriptor, frame) in descriptors.iter_mut().zip(batch) {
-                    self.own(frame);
-                    *descriptor = frame.descriptor;
-                }
+                let descriptors = Self::lay_out(&mut self.batch, self.umem_id, batch);
                 // SAFETY: as in `transmit`.
-                let count = unsafe { self.fill.produce(&descriptors[..batch.len()]) };
+                let count = unsafe { self.fill.produce(descriptors) };
                 taken += count;
                 if count < batch.len() {
                     break;
@@ -234,6 +241,10 @@ impl Port for XdpPort {
         // SAFETY: xsk-rs ties the slice to its wrapper, which ends here; the memory lives as long as the umem (borrowed
         // by `self`) and is the token's alone for as long as its exclusive borrow lasts: both for 'a.
         unsafe { &mut *bytes }
+    }
+
+    fn length(&self, frame: &XdpFrame) -> usize {
+        frame.descriptor.lengths().data()
     }
 
     fn write(&self, frame: &mut XdpFrame, bytes: &[u8]) -> bool {

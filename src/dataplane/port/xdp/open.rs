@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
+use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
 
 use super::super::shift::AddressField;
-use super::{CopyMode, FRAMES_PER_SEND, RING, XdpFrame, XdpPort};
+use super::{BATCH, CopyMode, FRAMES_PER_SEND, RING, XdpFrame, XdpPort};
 use crate::dataplane::parse::ETHERNET_LENGTH;
 
 /// Frames per port: one fill ring and one tx ring may be full at the same time.
@@ -219,6 +220,7 @@ fn open_once(options: &OpenOptions, mode: CopyMode) -> Result<Opened, OpenError>
             busy_poll: options.busy_poll,
             copy_mode: mode,
             largest_mtu: chunk - HEADROOM - ETHERNET_LENGTH as u32,
+            batch: Box::new([FrameDesc::default(); BATCH]),
         })
     });
     let ports = ports.collect::<Result<_, OpenError>>()?;
