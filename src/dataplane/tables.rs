@@ -5,7 +5,7 @@
 
 use super::encap::Template;
 use super::flow::{Fate, FlowState, Timeouts, TimeoutsOf};
-pub use super::ids::{IdSet, InterfaceId, InterfaceSet, MemberId, VipId};
+pub use super::ids::{Egress, IdSet, InterfaceId, InterfaceSet, MemberId, VipId};
 use super::limits::Limits;
 use super::schedule::{OnMemberDown, Pool, Scheduler};
 use super::select::Seed;
