@@ -115,9 +115,11 @@ fn json_has_stable_keys() {
         }],
         "pools": [{
             "name": "web", "forward": "dr", "scheduler": "maglev", "on_member_down": "reselect",
+            "monitors": "all", "monitor": [], "start": "up", "damping": null, "quorum": 1, "quorum_hysteresis": 0,
+            "sorry_pool": null, "slow_start": null,
             "members": [{
                 "name": "web1", "address": "203.0.113.4", "port": null, "weight": 1, "enabled": true,
-                "upper_threshold": null, "lower_threshold": null, "share_percent": 100.0,
+                "upper_threshold": null, "lower_threshold": null, "backup": false, "share_percent": 100.0,
             }],
         }],
     });

@@ -73,6 +73,8 @@ impl Program {
                 return Bad::failed(with_complaint(format!("killed by signal {name}"), complaint, output));
             }
         };
+        // As a shell's `$(…)` has it: patterns with `$` are meant without it.
+        let output = output.trim_ascii_end();
         match &self.expect {
             Some(pattern) if !pattern.is_match(output) => Bad::failed(unexpected("printed", output, pattern)),
             _ => Ok(Good { weight }),
