@@ -429,7 +429,7 @@ fn a_member_that_is_no_more_is_gone() {
 /// Round robin over three members for clients that are remembered, and datagrams that are not.
 fn one_packet_with_persistence() -> (Tables, FlowTable) {
     let mut tables = equal("rr").tables();
-    let persistence = Some(Persistence::new(Duration::from_secs(300), 32));
+    let persistence = Some(Persistence::new(Duration::from_mins(5), 32));
     tables.limits.policies =
         tables.vips.iter().map(|_| Policy { one_packet: true, persistence, ..Policy::default() }).collect();
     let sizes = Sizes { flows_v4: 4096, persistence_v4: Some(1024), members: 10, vips: tables.vips.len() };

@@ -7,8 +7,8 @@
 
 #![expect(clippy::inline_always, reason = "a burst's packets are read in one loop: what passes by memory stalls it")]
 
-use super::flow::Signal;
-use super::parse::FlowKey;
+use super::flow::{ClientV4, Signal};
+use super::service::ServiceKey;
 
 /// Ethernet, IPv4 and TCP header without options, bytes. A UDP datagram's frame is as long by Ethernet's padding.
 const LENGTH: usize = 54;
@@ -19,8 +19,8 @@ const TOTAL_LENGTH: usize = 16;
 const FRAGMENT: usize = 20;
 const PROTOCOL: usize = 23;
 const SOURCE: usize = 26;
-const DESTINATION: usize = 30;
-const PORTS: usize = 34;
+const DESTINATION_AND_PORTS: usize = 30;
+const SOURCE_PORT: usize = 34;
 const UDP_LENGTH: usize = 38;
 const DATA_OFFSET: usize = 46;
 const FLAGS: usize = 47;
@@ -36,8 +36,10 @@ const ETHERNET: usize = 14;
 /// A packet of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Glance {
-    /// Whose packet it is.
-    pub key: FlowKey,
+    /// Who sent it.
+    pub client: ClientV4,
+    /// To whom.
+    pub destination: ServiceKey,
     /// Length of the IPv4 packet, header included, bytes.
     pub length: u16,
     /// What it says about its flow.
@@ -49,12 +51,13 @@ pub struct Glance {
 pub fn glance(frame: &[u8]) -> Option<Glance> {
     let head: &[u8; LENGTH] = frame.first_chunk()?;
     // EtherType IPv4, version 4, header length 5 words; the type of service may be any.
-    if word(head, ETHER_TYPE) & 0x00ff_ffff != u32::from_le_bytes([0x08, 0x00, 0x45, 0]) {
+    if u32::from_le_bytes(at::<ETHER_TYPE, 4>(head)) & 0x00ff_ffff != u32::from_le_bytes([0x08, 0x00, 0x45, 0]) {
         return None;
     }
-    let length = short(head, TOTAL_LENGTH);
+    let length = u16::from_be_bytes(at::<TOTAL_LENGTH, 2>(head));
     let payload = length.checked_sub(IPV4)?;
-    if usize::from(length) > frame.len() - ETHERNET || half(head, FRAGMENT) & FRAGMENT_BITS != 0 {
+    let fragment = u16::from_le_bytes(at::<FRAGMENT, 2>(head)) & FRAGMENT_BITS;
+    if usize::from(length) > frame.len() - ETHERNET || fragment != 0 {
         return None;
     }
     let signal = match i32::from(head[PROTOCOL]) {
@@ -66,7 +69,7 @@ pub fn glance(frame: &[u8]) -> Option<Glance> {
             Signal::from_tcp_flags(head[FLAGS])
         }
         libc::IPPROTO_UDP => {
-            let datagram = short(head, UDP_LENGTH);
+            let datagram = u16::from_be_bytes(at::<UDP_LENGTH, 2>(head));
             if datagram < UDP || datagram > payload {
                 return None;
             }
@@ -74,36 +77,16 @@ pub fn glance(frame: &[u8]) -> Option<Glance> {
         }
         _ => return None,
     };
-    let ports = long(head, PORTS);
-    let key = FlowKey {
-        source: long(head, SOURCE),
-        destination: long(head, DESTINATION),
-        source_port: (ports >> 16) as u16,
-        destination_port: ports as u16,
-        protocol: head[PROTOCOL],
-    };
-    Some(Glance { key, length, signal })
+    let client = ClientV4::from_wire(at::<SOURCE, 4>(head), at::<SOURCE_PORT, 2>(head));
+    let destination = ServiceKey::from_wire(at::<DESTINATION_AND_PORTS, 8>(head), head[PROTOCOL]);
+    Some(Glance { client, destination, length, signal })
 }
 
-/// Bytes as they lie in memory: comparing them with a constant needs no swapping.
+/// So many bytes from there on.
 #[inline(always)]
-fn word(head: &[u8; LENGTH], at: usize) -> u32 {
-    u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
-}
-
-#[inline(always)]
-fn half(head: &[u8; LENGTH], at: usize) -> u16 {
-    u16::from_le_bytes([head[at], head[at + 1]])
-}
-
-#[inline(always)]
-fn short(head: &[u8; LENGTH], at: usize) -> u16 {
-    u16::from_be_bytes([head[at], head[at + 1]])
-}
-
-#[inline(always)]
-fn long(head: &[u8; LENGTH], at: usize) -> u32 {
-    u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
+fn at<const AT: usize, const N: usize>(head: &[u8; LENGTH]) -> [u8; N] {
+    const { assert!(AT + N <= LENGTH) };
+    std::array::from_fn(|index| head[AT + index])
 }
 
 #[cfg(test)]
@@ -135,12 +118,17 @@ mod tests {
 
     /// Whatever is read here, etherparse reads too.
     fn assert_agreement(frame: &[u8]) -> bool {
-        let Some(Glance { key, length, signal }) = glance(frame) else { return false };
-        let Ok(Parsed::Flow { key: careful_key, length: careful_length, flags }) = parse(frame) else {
+        let Some(seen) = glance(frame) else { return false };
+        let Ok(Parsed::Flow { key, length, flags }) = parse(frame) else {
             panic!("a flow at a glance, and {:?} by careful reading: {frame:02x?}", parse(frame));
         };
-        let careful_signal = if key.protocol == 6 { Signal::from_tcp_flags(flags) } else { Signal::Datagram };
-        assert_eq!((key, length, signal), (careful_key, careful_length, careful_signal), "{frame:02x?}");
+        let careful = Glance {
+            client: ClientV4::new(key.source.into(), key.source_port),
+            destination: ServiceKey::new(key.destination, key.protocol, key.destination_port),
+            length,
+            signal: if key.protocol == 6 { Signal::from_tcp_flags(flags) } else { Signal::Datagram },
+        };
+        assert_eq!(seen, careful, "{frame:02x?}");
         true
     }
 

@@ -12,6 +12,40 @@ pub struct VipId(pub u16);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InterfaceId(pub u8);
 
+/// The interface that a frame leaves by, or that it does not leave; one byte, which a register takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Egress(u8);
+
+impl Egress {
+    /// It stays.
+    pub const NONE: Self = Self(u8::MAX);
+
+    /// The interface.
+    #[inline]
+    pub fn interface(self) -> Option<InterfaceId> {
+        (self != Self::NONE).then_some(InterfaceId(self.0))
+    }
+
+    /// Whether two frames leave by the same interface: 0 if they do.
+    #[inline]
+    pub fn differs(self, other: Self) -> u8 {
+        self.0 ^ other.0
+    }
+
+    /// As an index: that of the interface, or of none.
+    #[inline]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl From<InterfaceId> for Egress {
+    #[inline]
+    fn from(interface: InterfaceId) -> Self {
+        Self(interface.0)
+    }
+}
+
 /// Some of the listed interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct InterfaceSet(u16);

@@ -17,12 +17,12 @@ use crossbeam::queue::ArrayQueue;
 
 use super::counters::Counters;
 use super::encap::{self, OUTER_LENGTH};
-use super::flow::{FlowTable, Key as _, KeyV4, Lookup, NewFlowBudget, Now, Place, Signal};
+use super::flow::{ClientV4, FlowTable, Key as _, KeyV4, Lookup, NewFlowBudget, Now, Place, Signal};
 use super::glance::{Glance, glance};
 use super::parse::{ETHERNET_LENGTH, FlowKey, Parsed, parse};
 use super::port::Port;
-use super::service::Destination;
-use super::tables::{InterfaceId, Member, MemberId, Tables, Vip, VipId, Way};
+use super::service::{Destination, ServiceKey};
+use super::tables::{Egress, Interface, InterfaceId, Member, MemberId, Tables, Vip, VipId, Way};
 use super::verdict::{Answer, Conflict, Decision, DropReason, Effects, FlowEffect, Verdict};
 use super::{arp, begin, icmp, rewrite};
 
@@ -52,21 +52,27 @@ pub struct Packet<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Ingress {
     interface: InterfaceId,
-    /// The interface's MAC: who is addressed. `None`: nobody is.
-    mac: Option<[u8; 6]>,
+    /// The interface's MAC, which is who is addressed, in the upper 48 bits; all bits set if it has none: nobody is.
+    mac: u64,
 }
 
 impl Ingress {
     /// By this interface.
     pub fn by(interface: InterfaceId, tables: &Tables) -> Self {
-        Self { interface, mac: tables.interfaces.get(usize::from(interface.0)).map(|interface| interface.mac) }
+        let mac = tables.interfaces.get(usize::from(interface.0)).map(|interface| {
+            let mut word = [0; 8];
+            word[2..].copy_from_slice(&interface.mac);
+            u64::from_le_bytes(word)
+        });
+        Self { interface, mac: mac.unwrap_or(u64::MAX) }
     }
 
     /// Whether a frame's destination MAC is the receiving interface's. A switch that has forgotten a member's port
     /// floods frames for it to everyone, and whoever forwarded those would duplicate them.
     #[inline(always)]
     fn is_destination_of(self, frame: &[u8]) -> bool {
-        self.mac.is_some_and(|mac| frame.first_chunk() == Some(&mac))
+        // Eight bytes at once, and the two of the source's MAC shifted out.
+        frame.first_chunk().is_some_and(|head| u64::from_le_bytes(*head) << 16 == self.mac)
     }
 }
 
@@ -101,8 +107,8 @@ pub struct Passenger {
 #[inline(always)]
 pub fn prepare(state: &State<'_>, frame: &[u8], ingress: Ingress, prepared: &mut Prepared) {
     match glance(frame) {
-        Some(Glance { key, length, signal }) if ingress.is_destination_of(frame) => {
-            to_vip(state, frame, &key, (signal, length), prepared);
+        Some(Glance { client, destination, length, signal }) if ingress.is_destination_of(frame) => {
+            to_vip(state, frame, (client, destination), (signal, length), prepared);
         }
         _ => prepare_rest(state, frame, ingress, prepared),
     }
@@ -122,29 +128,41 @@ fn prepare_rest(state: &State<'_>, frame: &[u8], ingress: Ingress, prepared: &mu
                 libc::IPPROTO_TCP => Signal::from_tcp_flags(flags),
                 _ => Signal::Datagram,
             };
-            return to_vip(state, frame, &key, (signal, length), prepared);
+            return to_vip(state, frame, ends(&key), (signal, length), prepared);
         }
         Ok(Parsed::Icmp(icmp)) => match icmp::concern(tables, frame, &icmp) {
             icmp::Concern::Flow(flow) => {
-                return to_vip(state, frame, &flow, (Signal::Error, icmp.packet_length), prepared);
+                return to_vip(state, frame, ends(&flow), (Signal::Error, icmp.packet_length), prepared);
             }
             icmp::Concern::Nobody(verdict) => verdict,
         },
     });
 }
 
+/// A flow's client and destination.
+fn ends(flow: &FlowKey) -> (ClientV4, ServiceKey) {
+    let client = ClientV4::new(Ipv4Addr::from_bits(flow.source), flow.source_port);
+    (client, ServiceKey::new(flow.destination, flow.protocol, flow.destination_port))
+}
+
 /// Which VIP, and where its flow would be found.
 #[inline(always)]
-fn to_vip(state: &State<'_>, frame: &[u8], flow: &FlowKey, (signal, length): (Signal, u16), prepared: &mut Prepared) {
+fn to_vip(
+    state: &State<'_>,
+    frame: &[u8],
+    (client, destination): (ClientV4, ServiceKey),
+    (signal, length): (Signal, u16),
+    prepared: &mut Prepared,
+) {
     let tables = state.tables;
-    let Some((vip, any_port)) = tables.services.lookup(flow) else {
-        let known = tables.vip_address(flow.destination).is_some();
+    let Some((vip, any_port)) = tables.services.lookup(destination) else {
+        let known = tables.vip_address(destination.address()).is_some();
         let reason = if known { DropReason::NoService } else { DropReason::NoVip };
         *prepared = Prepared::Decided(Verdict::Drop(reason));
         return;
     };
-    let destination_port = if any_port { flow.destination_port } else { 0 };
-    let key = KeyV4::new(Ipv4Addr::from_bits(flow.source), flow.source_port, vip, destination_port);
+    let destination_port = if any_port { destination.port() } else { 0 };
+    let key = KeyV4::of(client, vip, destination_port);
     let place = state.flows.v4.place(&key);
     state.flows.v4.prefetch(place);
     let frame_length = frame.len() as u32;
@@ -176,6 +194,10 @@ fn known<'a, 'p>(
     now: Now,
 ) -> Option<(&'a Passenger, MemberId, &'a Member)> {
     let Prepared::ToMember(passenger) = prepared else { return None };
+    if passenger.signal == Signal::Syn {
+        // Its flow is seldom known.
+        return None;
+    }
     let tables = state.tables;
     let vip = tables.vips.get(usize::from(passenger.key.vip().0))?;
     let asked = (passenger.signal, now, &vip.timeouts);
@@ -343,7 +365,7 @@ impl Ledger<'_> {
     }
 }
 
-/// [`decide`], [`apply`] and [`carry_out`] for one packet; names the interface that the frame leaves by. `port` is
+/// [`decide`], [`apply`] and [`carry_out`] for one packet; names the interface that the frame leaves by, if it does. `port` is
 /// where it came in, which is `ingress`.
 #[inline(always)]
 pub fn conclude<P: Port>(
@@ -352,13 +374,14 @@ pub fn conclude<P: Port>(
     (port, frame): (&P, &mut P::Frame),
     ledger: &mut Ledger<'_>,
     now: Now,
-) -> Option<InterfaceId> {
+) -> Egress {
     let packet = || Packet { frame: port.bytes(frame), ingress, headroom: port.headroom(frame) };
     match known(state, packet, prepared, now) {
         // What `decide` says, and `apply` does, about these.
         Some((passenger, id, member)) => {
+            let egress = to_member(member, passenger, (port, frame), state.tables);
             ledger.count(passenger, id);
-            to_member(member, passenger, (port, frame), state.tables)
+            egress
         }
         None if state.may_enter => conclude_anew(state, (prepared, ingress), (port, frame), ledger, now),
         None => conclude_above_budget(state, (prepared, ingress), (port, frame), ledger, now),
@@ -373,7 +396,7 @@ fn conclude_above_budget<P: Port>(
     (port, frame): (&P, &mut P::Frame),
     ledger: &mut Ledger<'_>,
     now: Now,
-) -> Option<InterfaceId> {
+) -> Egress {
     let packet = || Packet { frame: port.bytes(frame), ingress, headroom: port.headroom(frame) };
     match above_budget(state, packet, prepared) {
         Some((passenger, id, member)) => {
@@ -392,7 +415,7 @@ fn conclude_anew<P: Port>(
     (port, frame): (&P, &mut P::Frame),
     ledger: &mut Ledger<'_>,
     now: Now,
-) -> Option<InterfaceId> {
+) -> Egress {
     let bytes = port.bytes(frame);
     let packet = Packet { frame: bytes, ingress, headroom: port.headroom(frame) };
     let decision = decide_anew(state, &packet, prepared, now);
@@ -527,28 +550,31 @@ fn transmit_to(id: MemberId, passenger: &Passenger, tables: &Tables) -> Verdict 
     }
 }
 
-/// Makes the frame what the verdict says, and names the interface it leaves by; `None`: it does not leave. `port` is
+/// Makes the frame what the verdict says, and names the interface it leaves by, if it does. `port` is
 /// where it came in, which is `ingress`.
 pub fn carry_out<P: Port>(
     (verdict, prepared): (Verdict, &Prepared),
     (port, frame): (&P, &mut P::Frame),
     tables: &Tables,
     ingress: InterfaceId,
-) -> Option<InterfaceId> {
+) -> Egress {
     match verdict {
         Verdict::Transmit(id) => {
-            let Prepared::ToMember(passenger) = prepared else { return None };
-            to_member(tables.members.get(id.0 as usize)?, passenger, (port, frame), tables)
+            let Prepared::ToMember(passenger) = prepared else { return Egress::NONE };
+            let member = tables.members.get(id.0 as usize);
+            member.map_or(Egress::NONE, |member| to_member(member, passenger, (port, frame), tables))
         }
         Verdict::Answer(answer) => {
-            let mac = tables.interfaces.get(usize::from(ingress.0))?.mac;
+            let Some(Interface { mac }) = tables.interfaces.get(usize::from(ingress.0)).copied() else {
+                return Egress::NONE;
+            };
             match answer {
                 Answer::ArpReply => arp::reply(port.bytes_mut(frame), mac),
                 Answer::EchoReply => icmp::echo_reply(port.bytes_mut(frame), mac),
             }
-            Some(ingress)
+            ingress.into()
         }
-        Verdict::Drop(_) => None,
+        Verdict::Drop(_) => Egress::NONE,
     }
 }
 
@@ -559,19 +585,21 @@ fn to_member<P: Port>(
     passenger: &Passenger,
     (port, frame): (&P, &mut P::Frame),
     tables: &Tables,
-) -> Option<InterfaceId> {
+) -> Egress {
     cut_trailer(passenger, (port, frame));
     match &member.way {
-        Way::None => return None,
+        Way::None => return Egress::NONE,
         Way::Direct(macs) => rewrite::direct_route(port.bytes_mut(frame), macs),
         Way::Ipip(macs, template) => {
             // `decide` has seen the headroom.
-            port.grow(frame, OUTER_LENGTH).then_some(())?;
+            if !port.grow(frame, OUTER_LENGTH) {
+                return Egress::NONE;
+            }
             let entropy = if template.varies() { entropy(tables, passenger) } else { 0 };
             encap::ipip(port.bytes_mut(frame), macs, template, entropy);
         }
     }
-    Some(member.egress)
+    member.egress.into()
 }
 
 /// What tells the packet's flow from others, for those on the way that spread flows by the outer header.
@@ -587,8 +615,8 @@ fn entropy(tables: &Tables, passenger: &Passenger) -> u32 {
 fn cut_trailer<P: Port>(passenger: &Passenger, (port, frame): (&P, &mut P::Frame)) {
     /// The shortest Ethernet frame, without its frame check sequence (IEEE 802.3 §3.2.7).
     const SHORTEST: usize = 60;
-    let (length, end) = (passenger.frame_length as usize, ETHERNET_LENGTH + usize::from(passenger.length));
-    if length > SHORTEST && length > end {
-        port.truncate(frame, end.max(SHORTEST));
+    let end = (ETHERNET_LENGTH + usize::from(passenger.length)).max(SHORTEST);
+    if passenger.frame_length as usize > end {
+        port.truncate(frame, end);
     }
 }

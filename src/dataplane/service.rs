@@ -1,7 +1,6 @@
 //! Destination → VIP: an exact port beats "any".
 
 use super::ids::VipId;
-use super::parse::FlowKey;
 
 /// A destination that a VIP serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,12 +13,52 @@ pub struct Destination {
     pub port: u16,
 }
 
+/// A destination as one word, put together from a packet's bytes as they lie there. In memory: the address and the port
+/// as on the wire, bytes 0 to 4 and 6 to 8, and the protocol in byte 4. Never 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServiceKey(u64);
+
+impl ServiceKey {
+    const SOURCE_PORT: u64 = u64::from_le_bytes([0, 0, 0, 0, 0xff, 0xff, 0, 0]);
+    const PORT: u64 = u64::from_le_bytes([0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+
+    /// This destination's.
+    #[inline]
+    pub fn new(address: u32, protocol: u8, port: u16) -> Self {
+        let (address, port) = (u64::from(address.swap_bytes()), u64::from(port.swap_bytes()));
+        Self(address | u64::from(protocol) << 32 | port << 48)
+    }
+
+    /// From what follows an IPv4 header's source address where the header has no options: destination address, source
+    /// port, destination port.
+    #[inline]
+    pub fn from_wire(bytes: [u8; 8], protocol: u8) -> Self {
+        Self(u64::from_le_bytes(bytes) & !Self::SOURCE_PORT | u64::from(protocol) << 32)
+    }
+
+    /// The port.
+    #[inline]
+    pub fn port(self) -> u16 {
+        ((self.0 >> 48) as u16).swap_bytes()
+    }
+
+    /// The address.
+    #[inline]
+    pub fn address(self) -> u32 {
+        (self.0 as u32).swap_bytes()
+    }
+
+    fn of_any_port(self) -> Self {
+        Self(self.0 & !Self::PORT)
+    }
+}
+
 /// An open-addressed hash table from [`Destination`] to [`VipId`], built once and then only read.
 ///
 /// An attacker chooses destinations only among those that exist, so the hash needs no secret.
 #[derive(Debug)]
 pub struct ServiceTable {
-    /// A power of two of them, at most half full; a free entry has `key == 0`, which no destination packs to.
+    /// A power of two of them, at most half full; a free entry has `key == 0`, which no destination's is.
     entries: Box<[Entry]>,
     /// `64 - log2(entries.len())`: the hash's top bits choose the entry.
     shift: u32,
@@ -43,7 +82,7 @@ impl ServiceTable {
             any_port: services.iter().any(|(destination, _)| destination.port == 0),
         };
         for (destination, vip) in services {
-            let key = pack(destination.address, destination.protocol, destination.port);
+            let ServiceKey(key) = ServiceKey::new(destination.address, destination.protocol, destination.port);
             let mut index = table.home(key);
             while table.entries[index].key != 0 && table.entries[index].key != key {
                 index = (index + 1) & (size - 1);
@@ -53,12 +92,12 @@ impl ServiceTable {
         table
     }
 
-    /// The VIP that serves this flow's destination, and whether it does so on any port.
+    /// The VIP that serves this destination, and whether it does so on any port.
     #[inline]
-    pub fn lookup(&self, flow: &FlowKey) -> Option<(VipId, bool)> {
-        let exact = self.find(pack(flow.destination, flow.protocol, flow.destination_port));
+    pub fn lookup(&self, destination: ServiceKey) -> Option<(VipId, bool)> {
+        let exact = self.find(destination.0);
         if exact.is_none() && self.any_port {
-            return self.find(pack(flow.destination, flow.protocol, 0)).map(|vip| (vip, true));
+            return self.find(destination.of_any_port().0).map(|vip| (vip, true));
         }
         exact.map(|vip| (vip, false))
     }
@@ -87,36 +126,28 @@ impl ServiceTable {
     }
 }
 
-/// Never 0: the protocol is TCP or UDP.
-#[inline]
-fn pack(address: u32, protocol: u8, port: u16) -> u64 {
-    u64::from(address) << 32 | u64::from(port) << 16 | u64::from(protocol)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn flow(destination: u32, protocol: u8, destination_port: u16) -> FlowKey {
-        FlowKey { source: 1, destination, source_port: 40_000, destination_port, protocol }
-    }
+    use ServiceKey as Key;
 
     #[test]
     fn an_exact_port_beats_any_and_protocols_are_apart() {
         let at = |address, protocol, port| Destination { address, protocol, port };
         let table =
             ServiceTable::new(&[(at(10, 6, 0), VipId(1)), (at(10, 6, 80), VipId(2)), (at(10, 17, 53), VipId(3))]);
-        assert_eq!(table.lookup(&flow(10, 6, 80)), Some((VipId(2), false)));
-        assert_eq!(table.lookup(&flow(10, 6, 81)), Some((VipId(1), true)));
-        assert_eq!(table.lookup(&flow(10, 17, 53)), Some((VipId(3), false)));
-        assert_eq!(table.lookup(&flow(10, 17, 54)), None);
-        assert_eq!(table.lookup(&flow(11, 6, 80)), None);
+        assert_eq!(table.lookup(Key::new(10, 6, 80)), Some((VipId(2), false)));
+        assert_eq!(table.lookup(Key::new(10, 6, 81)), Some((VipId(1), true)));
+        assert_eq!(table.lookup(Key::new(10, 17, 53)), Some((VipId(3), false)));
+        assert_eq!(table.lookup(Key::new(10, 17, 54)), None);
+        assert_eq!(table.lookup(Key::new(11, 6, 80)), None);
     }
 
     #[test]
     fn port_zero_on_the_wire_is_no_service_unless_any_port_is() {
         let exact = ServiceTable::new(&[(Destination { address: 10, protocol: 6, port: 80 }, VipId(0))]);
-        assert_eq!(exact.lookup(&flow(10, 6, 0)), None);
+        assert_eq!(exact.lookup(Key::new(10, 6, 0)), None);
     }
 
     #[test]
@@ -131,14 +162,22 @@ mod tests {
             .collect();
         let table = ServiceTable::new(&services);
         for (destination, vip) in &services {
-            assert_eq!(table.lookup(&flow(destination.address, 6, destination.port)), Some((*vip, false)));
-            assert_eq!(table.lookup(&flow(destination.address, 17, destination.port)), None);
-            assert_eq!(table.lookup(&flow(destination.address, 6, destination.port + 1000)), None);
+            assert_eq!(table.lookup(Key::new(destination.address, 6, destination.port)), Some((*vip, false)));
+            assert_eq!(table.lookup(Key::new(destination.address, 17, destination.port)), None);
+            assert_eq!(table.lookup(Key::new(destination.address, 6, destination.port + 1000)), None);
         }
     }
 
     #[test]
+    fn a_key_says_what_it_is_of_and_comes_from_the_wire() {
+        let key = Key::new(0xcb00_7102, 6, 0x1f90);
+        assert_eq!((key.address(), key.port()), (0xcb00_7102, 0x1f90));
+        assert_eq!(Key::from_wire([0xcb, 0x00, 0x71, 0x02, 0x9c, 0x40, 0x1f, 0x90], 6), key);
+        assert_eq!(key.of_any_port(), Key::new(0xcb00_7102, 6, 0));
+    }
+
+    #[test]
     fn an_empty_table_finds_nothing() {
-        assert_eq!(ServiceTable::new(&[]).lookup(&flow(0, 6, 0)), None);
+        assert_eq!(ServiceTable::new(&[]).lookup(Key::new(0, 6, 0)), None);
     }
 }

@@ -5,7 +5,7 @@
 
 use super::encap::Template;
 use super::flow::{Timeouts, TimeoutsOf};
-pub use super::ids::{InterfaceId, InterfaceSet, MemberId, VipId};
+pub use super::ids::{Egress, InterfaceId, InterfaceSet, MemberId, VipId};
 use super::limits::Limits;
 use super::schedule::Pool;
 use super::select::Seed;

@@ -13,7 +13,7 @@ use super::counters::Counters;
 use super::flow::{FlowTable, NewFlowBudget, Now};
 use super::port::{Port, RingStatistics};
 use super::process::{Ingress, Ledger, NOTHING, Prepared, State, conclude, prepare};
-use super::tables::{InterfaceId, Tables};
+use super::tables::{Egress, InterfaceId, Tables};
 use super::verdict::{Conflict, DropReason};
 
 /// Packets that are processed between two looks at anything else. The kernel's own NAPI budget; twice as many add
@@ -23,9 +23,6 @@ pub const BURST: usize = 64;
 /// Full bursts from one port before what came of them is handed on: a system call to send costs as much as balancing
 /// some ten packets, and four bursts are a quarter of a millisecond at a million packets a second.
 pub const BURSTS: usize = 4;
-
-/// Stands for the interface of a frame that does not leave.
-const STAYS: u8 = u8::MAX;
 
 /// Frames ahead of the one that is being read whose first cache line is asked for: reading one takes some 10 ns, memory
 /// some 80.
@@ -175,7 +172,7 @@ pub struct Worker<P: Port> {
     outgoing: Vec<Outgoing<P::Frame>>,
     /// The frames that came in by one port, and the interfaces that they leave by; empty between two ports' turns.
     received: Vec<P::Frame>,
-    egresses: Box<[u8; BURSTS * BURST]>,
+    egresses: Box<[Egress; BURSTS * BURST]>,
     /// What was read in the frames of one burst.
     prepared: Box<[Prepared; BURST]>,
     budget: NewFlowBudget,
@@ -207,7 +204,7 @@ impl<P: Port> Worker<P> {
         Self {
             outgoing: ports.iter().map(|_| Outgoing { frames: Vec::with_capacity(total), bytes: 0 }).collect(),
             received: Vec::with_capacity(total),
-            egresses: Box::new([STAYS; BURSTS * BURST]),
+            egresses: Box::new([Egress::NONE; BURSTS * BURST]),
             prepared: Box::new([NOTHING; BURST]),
             budget: NewFlowBudget::new(new_flows, flows.now()),
             tables: Arc::new(Tables::empty()),
@@ -368,7 +365,7 @@ impl<P: Port> Worker<P> {
             if let Some(later) = later.get(at) {
                 port.prefetch(later);
             }
-            *egress = conclude(&state, (prepared, ingress), (port, frame), &mut ledger, now).map_or(STAYS, |id| id.0);
+            *egress = conclude(&state, (prepared, ingress), (port, frame), &mut ledger, now);
         }
     }
 
@@ -376,11 +373,11 @@ impl<P: Port> Worker<P> {
     fn sort(&mut self, index: usize) {
         let port = &self.ports[index];
         let egresses = &self.egresses[..self.received.len()];
-        let first = egresses.first().copied().unwrap_or(STAYS);
+        let first = egresses.first().copied().unwrap_or(Egress::NONE);
         // Nearly always all leave by the same interface, and are moved together.
-        let differing = egresses.iter().fold(0, |differing, egress| differing | (egress ^ first));
+        let differing = egresses.iter().fold(0, |differing, egress| differing | egress.differs(first));
         if differing == 0
-            && let Some(outgoing) = self.outgoing.get_mut(usize::from(first))
+            && let Some(outgoing) = self.outgoing.get_mut(first.index())
         {
             outgoing.bytes += self.received.iter().map(|frame| port.length(frame) as u64).sum::<u64>();
             if outgoing.frames.is_empty() {
@@ -392,7 +389,7 @@ impl<P: Port> Worker<P> {
         }
         for (frame, &egress) in self.received.drain(..).zip(self.egresses.iter()) {
             // `decide` lets nothing through to an interface that there is no port for.
-            match self.outgoing.get_mut(usize::from(egress)) {
+            match self.outgoing.get_mut(egress.index()) {
                 Some(outgoing) => {
                     let length = port.length(&frame);
                     outgoing.push(frame, length);

@@ -296,7 +296,7 @@ pub fn walk_within(
     let mut ledger = Ledger { counters: &counters, budget, conflicts: &conflicts };
     let verdict = apply(&decision, (&prepared, bytes.len()), &state, &mut ledger, now);
     let egress = carry_out((verdict, &prepared), (&port, &mut frame), tables, ingress);
-    (decision, egress.map(|_| port.bytes(&frame).to_vec()))
+    (decision, egress.interface().map(|_| port.bytes(&frame).to_vec()))
 }
 
 fn macs_to(member: u8) -> [u8; 12] {

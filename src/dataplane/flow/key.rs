@@ -32,10 +32,28 @@ pub trait Key: Copy + Eq + fmt::Debug {
     fn hash(&self, secret: &Secret) -> u64;
 }
 
+/// A client's address and port, as they lie in a packet: the low 32 and the next 16 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientV4(u64);
+
+impl ClientV4 {
+    /// This client.
+    #[inline]
+    pub fn new(address: Ipv4Addr, port: u16) -> Self {
+        Self::from_wire(address.octets(), port.to_be_bytes())
+    }
+
+    /// From a packet's bytes.
+    #[inline]
+    pub fn from_wire(address: [u8; 4], port: [u8; 2]) -> Self {
+        Self(u64::from(u32::from_le_bytes(address)) | u64::from(u16::from_le_bytes(port)) << 32)
+    }
+}
+
 /// A flow over IPv4: 16-byte entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyV4 {
-    /// Client address, client port, VIP: 32, 16 and 16 bits.
+    /// The client, and in the uppermost 16 bits the VIP.
     word: u64,
     destination_port: u16,
 }
@@ -44,18 +62,23 @@ impl KeyV4 {
     /// `destination_port` is 0 unless the VIP is on any port.
     #[inline]
     pub fn new(client: Ipv4Addr, client_port: u16, vip: VipId, destination_port: u16) -> Self {
-        let word = u64::from(client.to_bits()) << 32 | u64::from(client_port) << 16 | u64::from(vip.0);
-        Self { word, destination_port }
+        Self::of(ClientV4::new(client, client_port), vip, destination_port)
+    }
+
+    /// The same.
+    #[inline]
+    pub fn of(client: ClientV4, vip: VipId, destination_port: u16) -> Self {
+        Self { word: client.0 | u64::from(vip.0) << 48, destination_port }
     }
 
     /// The client's address.
     pub fn client(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits((self.word >> 32) as u32)
+        (self.word as u32).to_le_bytes().into()
     }
 
     /// The client's port.
     pub fn client_port(&self) -> u16 {
-        (self.word >> 16) as u16
+        ((self.word >> 32) as u16).swap_bytes()
     }
 }
 
@@ -81,7 +104,7 @@ impl Key for KeyV4 {
 
     #[inline]
     fn vip(&self) -> VipId {
-        VipId(self.word as u16)
+        VipId((self.word >> 48) as u16)
     }
 
     #[inline]

@@ -67,7 +67,7 @@ mod word;
 
 pub use budget::NewFlowBudget;
 pub use insert::Insertion;
-pub use key::{Key, KeyV4, KeyV6, Secret};
+pub use key::{ClientV4, Key, KeyV4, KeyV6, Secret};
 pub use state::Signal;
 pub use sweep::Hand;
 pub use table::{Event, Flow, Hit, Lookup, Packet, Place, Table, TimeoutsOf};

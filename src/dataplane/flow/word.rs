@@ -85,7 +85,7 @@ impl FlowState {
     }
 
     /// Whether the flow counts as one of its member's active ones: all but closing TCP, as in IPVS since Linux 4.8
-    /// (`tcp_state_active_table`, net/netfilter/ipvs/ip_vs_proto_tcp.c). If those that open did not count, many clients
+    /// (`tcp_state_active_table`, `net/netfilter/ipvs/ip_vs_proto_tcp.c`). If those that open did not count, many clients
     /// that come at once would all find the same member the idlest.
     #[inline]
     pub const fn is_active(self) -> bool {
