@@ -1,8 +1,9 @@
-//! The least that can be done with the same frames: parse, hash, one-line lookup, MAC write. What the walk costs is
-//! judged beside it.
+//! The least that can be done with the same frames: parse, hash, one-line lookup, MAC write; for tunnels, the same and
+//! twenty fixed bytes in front. What the walk costs is judged beside it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use pointsman::dataplane::encap::OUTER_LENGTH;
 use pointsman::dataplane::memory::{LINE_WORDS, Lines, prefetch};
 use pointsman::dataplane::parse::{FlowKey, Parsed, parse};
 use pointsman::dataplane::port::Port;
@@ -16,6 +17,8 @@ pub(super) struct Bare {
     burst: Vec<Frame>,
     read: Vec<(u64, usize)>,
     macs: [u8; 12],
+    /// What is written in front of every packet, behind its MACs, if anything is.
+    outer: Option<[u8; OUTER_LENGTH]>,
     counted: [u64; 2],
 }
 
@@ -28,9 +31,9 @@ fn fold(a: u64, b: u64) -> u64 {
 }
 
 impl Bare {
-    pub(super) fn new(port: Loop, flows: usize, macs: [u8; 12]) -> Self {
+    pub(super) fn new(port: Loop, flows: usize, macs: [u8; 12], outer: Option<[u8; OUTER_LENGTH]>) -> Self {
         let lines = Lines::new((flows * 576).div_ceil(1024).max(16), false).expect("memory");
-        let mut bare = Self { port, lines, burst: Vec::new(), read: Vec::new(), macs, counted: [0; 2] };
+        let mut bare = Self { port, lines, burst: Vec::new(), read: Vec::new(), macs, outer, counted: [0; 2] };
         // Every flow goes where there is room in its line; those of full lines are simply not found.
         let mut keys = Vec::new();
         bare.port.receive(&mut bare.burst, usize::MAX);
@@ -74,7 +77,12 @@ impl Bare {
         for (frame, &(key, line)) in self.burst.iter_mut().zip(&self.read) {
             let line: &[AtomicU64; LINE_WORDS] = &self.lines[line].0;
             let found = (0..LINE_WORDS).step_by(2).find(|&word| line[word].load(Ordering::Relaxed) == key);
+            let grown = self.outer.filter(|_| self.port.grow(frame, OUTER_LENGTH));
             let bytes = self.port.bytes_mut(frame);
+            if let (Some(outer), Some(room)) = (grown, bytes.get_mut(12..)) {
+                room[..2].copy_from_slice(&[8, 0]);
+                room[2..][..OUTER_LENGTH].copy_from_slice(&outer);
+            }
             self.counted[0] += found.map_or(0, |word| line[word + 1].load(Ordering::Relaxed));
             self.counted[1] += bytes.len() as u64;
             if let Some(head) = bytes.first_chunk_mut() {

@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use pointsman::dataplane::encap::OUTER_LENGTH;
 use pointsman::dataplane::parse::parse;
 use pointsman::dataplane::worker::BURST;
 
@@ -87,8 +88,7 @@ impl Case {
     pub(super) fn all() -> Vec<Self> {
         let mut cases = [Protocol::Tcp, Protocol::Udp, Protocol::VlanTcp].map(Self::Parse).to_vec();
         for (flows, _) in FLOWS {
-            cases.push(Self::Process { kind: Kind::Bare, forward: Forward::Direct, flows });
-            for kind in [Kind::Established, Kind::New, Kind::Flood, Kind::Thrash, Kind::IcmpError] {
+            for kind in [Kind::Bare, Kind::Established, Kind::New, Kind::Flood, Kind::Thrash, Kind::IcmpError] {
                 // A thousand sources are no flood, and one flow is new but once.
                 let fewest = match kind {
                     Kind::Bare | Kind::Established | Kind::IcmpError => 1,
@@ -111,8 +111,9 @@ impl Case {
     pub(super) fn contender(self, budget: u64) -> Contender {
         match self {
             Self::Parse(protocol) => Contender::Parse(frames(protocol)),
-            Self::Process { kind: Kind::Bare, flows, .. } => {
-                Contender::Bare(Box::new(Bare::new(looped(Kind::Bare, flows), flows, macs())))
+            Self::Process { kind: Kind::Bare, forward, flows } => {
+                let outer = (forward == Forward::Ipip).then_some([0x45; OUTER_LENGTH]);
+                Contender::Bare(Box::new(Bare::new(looped(Kind::Bare, flows), flows, macs(), outer)))
             }
             Self::Process { kind, forward, flows } => Process::contender(kind, forward, flows, budget),
         }

@@ -52,9 +52,9 @@ enum Measurement {
         /// Print one JSON object; the tables go to stderr
         #[arg(long)]
         json: bool,
-        /// A file with the JSON object of another bench, whose ratios are added
+        /// A file with the JSON object of another bench, whose ratios are added; may be given several times
         #[arg(long, requires = "json")]
-        others: Option<PathBuf>,
+        others: Vec<PathBuf>,
     },
     /// Instructions per packet, by valgrind, beside benches/instructions.json
     Instructions {
@@ -90,10 +90,8 @@ fn main() -> ExitCode {
 fn measure(measurement: Measurement) -> Result<bool> {
     match measurement {
         Measurement::Interleaved { quick, json, others } => {
-            let others = match others {
-                Some(path) => read(&path).with_context(|| format!("{}", path.display()))?,
-                None => Map::new(),
-            };
+            let read = |path: &PathBuf| read(path).with_context(|| format!("{}", path.display()));
+            let others = others.iter().map(read).collect::<Result<Vec<_>>>()?;
             interleaved::run(interleaved::Plan { quick }, json, &others);
             Ok(true)
         }
