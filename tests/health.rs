@@ -6,6 +6,7 @@
 #[path = "support/lab.rs"]
 mod support;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
@@ -336,7 +337,9 @@ fn every_type_sees_its_server_fail_and_come_back() {
     let mut balancer = lab.spawn_balancer(&config(&lab, &pools)).expect("balancer");
     let becomes = |pool: &str, state: &str| assert_becomes(&balancer, &format!("{pool}/member1"), state);
     let well = ["tcp", "tls", "http", "https", "teapot", "ping", "udp", "dns", "refused", "script"];
-    well.iter().for_each(|pool| becomes(pool, "up"));
+    for pool in well {
+        becomes(pool, "up");
+    }
     becomes(
         "name",
         "down: https: TLS handshake: invalid peer certificate: certificate not valid for name \"other.example\"",
@@ -351,7 +354,9 @@ fn every_type_sees_its_server_fail_and_come_back() {
     }
     becomes("teapot", "down: http: 503, expected 200, 418");
     fs::remove_file(here.join("down")).expect("remove");
-    ["http", "https", "teapot"].iter().for_each(|pool| becomes(pool, "up"));
+    for pool in ["http", "https", "teapot"] {
+        becomes(pool, "up");
+    }
 
     fs::remove_file(here.join("well")).expect("remove");
     becomes("script", "down: script: exit status 1");
@@ -372,7 +377,9 @@ fn every_type_sees_its_server_fail_and_come_back() {
         (start_nginx(&lab, here), start_dnsmasq(&lab), lab.spawn_member_server(0).expect("member"));
     fs::write(here.join("well"), "").expect("write");
     lab.member(0).write_sysctl("net.ipv4.icmp_echo_ignore_all", "0").expect("sysctl");
-    well.iter().for_each(|pool| becomes(pool, "up"));
+    for pool in well {
+        becomes(pool, "up");
+    }
     assert!(balancer.stop().expect("stop").success());
 }
 
@@ -501,6 +508,7 @@ fn backups_and_the_sorry_pool_step_in_and_a_returned_member_grows() {
 /// 5000 members, each with a TCP check a second, on one thread: how they keep to their schedule. Numbers are printed.
 #[test]
 fn thousands_of_checks_are_all_made_and_none_bunches() {
+    const SECONDS: u64 = 6;
     let Some(lab) = build(&Topology { members: 1, ..topology() }) else { return };
     // Every address of the block is the member's own, so that one server is five thousand.
     let run = |line: &str| lab.member(0).run(line.split(' ')).expect("ip");
@@ -515,10 +523,10 @@ fn thousands_of_checks_are_all_made_and_none_bunches() {
     );
     for index in 0..5000_u32 {
         let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 99, 0, 1)) + index);
-        text += &format!("[[pool.member]]\nname = \"m{index}\"\naddress = \"{address}\"\n");
+        // Writing to a String cannot fail.
+        let _ = write!(text, "[[pool.member]]\nname = \"m{index}\"\naddress = \"{address}\"\n");
     }
     let model = Model::parse("many.toml", &text).unwrap_or_else(|errors| panic!("{errors:?}"));
-    const SECONDS: u64 = 6;
     let (before, after, monitors, used) = lab
         .balancer()
         .enter(|| {

@@ -87,7 +87,7 @@ fn a_weight_from_a_script_counts_and_one_of_nothing_drains() {
     assert!((share(&slots(&weighed), "p/m0", &weighed) - 0.75).abs() < 0.001);
     plan.health.set("p", "m0", Finding::Up { weight: Some(0) });
     let drained = compile(&mut plan, &network);
-    assert_eq!(share(&slots(&drained), "p/m1", &drained), 1.0);
+    assert!(share(&slots(&drained), "p/m1", &drained) > 0.9999);
     assert_eq!(drained.members.iter().find(|one| one.name == "p/m0").map(|one| &one.state), Some(&MemberState::Drain));
     plan.health.set("p", "m0", Finding::Up { weight: None });
     assert_eq!(slots(&compile(&mut plan, &network)), configured);

@@ -65,7 +65,7 @@ impl Program {
         let weight = match status.code() {
             Some(0) => None,
             // keepalived's misc_dynamic: 2 to 255 are weights of 0 to 253.
-            Some(code @ 2..=255) if self.settings.dynamic_weight => Some(code as u16 - 2),
+            Some(code @ 2..=255) if self.settings.dynamic_weight => u16::try_from(code - 2).ok(),
             Some(code) => return Bad::failed(with_complaint(format!("exit status {code}"), complaint, output)),
             None => {
                 let number = status.signal().unwrap_or_default();

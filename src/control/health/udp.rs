@@ -46,13 +46,12 @@ pub(super) async fn check(words: &Words, refusals: &Refusals, target: SocketAddr
     let Some(pattern) = &words.expect else {
         // Silence is all that can be expected of a service that was asked nothing it knows.
         return match deadline.keep("", socket.recv(&mut answer)).await {
-            Ok(Ok(_)) => Ok(Good::default()),
             Ok(Err(error)) => {
                 refusals.heard(target);
                 Err(refused(error))
             }
             Err(_) if refusals.counts(target) => Bad::failed("port unreachable"),
-            Err(_) => Ok(Good::default()),
+            Ok(Ok(_)) | Err(_) => Ok(Good::default()),
         };
     };
     let length = deadline.keep("waiting for the answer", socket.recv(&mut answer)).await?.map_err(refused)?;
