@@ -522,31 +522,4 @@ fn destination(vip: &super::model::Vip) -> Destination {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::neighbor::Subnet;
-    use super::*;
-
-    #[test]
-    fn an_address_is_announced_in_the_narrowest_subnet_around_it() {
-        let interfaces = ["eth0".to_owned(), "eth1".to_owned()];
-        let vip = Ipv4Addr::new(10, 1, 2, 50);
-        let subnet = |interface: &str, third, length| Subnet {
-            interface: interface.to_owned(),
-            address: Ipv4Addr::new(10, 1, third, 9),
-            length,
-        };
-        let rows: [(&str, &[Subnet], &[u8]); 6] = [
-            ("no subnet: anywhere", &[], &[0, 1]),
-            ("another subnet: anywhere", &[subnet("eth0", 7, 24)], &[0, 1]),
-            ("one", &[subnet("eth1", 2, 24), subnet("eth0", 7, 24)], &[1]),
-            ("both have it", &[subnet("eth0", 2, 24), subnet("eth1", 2, 24)], &[0, 1]),
-            ("one around the other", &[subnet("eth0", 2, 16), subnet("eth1", 2, 24)], &[1]),
-            ("that of an interface which is not served", &[subnet("eth0", 2, 16), subnet("eth2", 2, 24)], &[]),
-        ];
-        for (words, subnets, expected) in rows {
-            let network = Network { subnets: subnets.iter().cloned().collect(), ..Network::default() };
-            let found: Vec<u8> = announcing(vip, &network, &interfaces).map(|id| id.0).collect();
-            assert_eq!(found, expected, "{words}");
-        }
-    }
-}
+mod tests;

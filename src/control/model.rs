@@ -19,7 +19,7 @@ use crate::dataplane::tables::InterfaceSet;
 
 pub use super::probe;
 pub use super::report::ConfigError;
-pub use super::value::{StatusRange, TunnelSource, VipPort};
+pub use super::value::{StatusRange, TunnelSource, VipPort, spelt};
 pub use super::word::{
     Announce, Combine, Forward, MonitorType, OnMemberDown, Protocol, Scheduler, Start, XdpMode, ZeroCopy,
 };

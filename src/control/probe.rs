@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use super::reader::{Field, Table};
+use super::reader::{Field, Table, Value};
 use super::value::{
     Argument, HeaderText, HostName, Pattern, Payload, QueryName, RecordName, RequestPath, StatusRange, Token,
 };
@@ -201,7 +201,8 @@ impl Probe {
 }
 
 /// A key that may be left out: `None` if it is wrong, `Some(None)` if it is left out.
-fn maybe<T: super::reader::Value>(table: &mut Table<'_, '_>, name: &'static str) -> Option<Option<T>> {
+#[expect(clippy::option_option, reason = "outside: whether all is well; inside: whether it is there")]
+fn maybe<T: Value>(table: &mut Table<'_, '_>, name: &'static str) -> Option<Option<T>> {
     let is_there = table.has(name);
     let field = table.optional::<T>(name);
     if is_there { field.map(|field| Some(field.value)) } else { Some(None) }

@@ -76,10 +76,11 @@ impl Standing {
         for (member, state) in pool.members.iter().zip(states) {
             let before = self.members.get(&identity(member)).copied();
             let course = match (state, before) {
-                // It is only being asked for.
-                (MemberState::Unresolved(NotReachable::Unresolved(Unresolved::Resolving)), before) => before,
-                // It has nothing new to do, and stays warm.
-                (MemberState::Drain, before) => before,
+                // It is only being asked for; or it has nothing new to do, and stays warm.
+                (
+                    MemberState::Unresolved(NotReachable::Unresolved(Unresolved::Resolving)) | MemberState::Drain,
+                    before,
+                ) => before,
                 (MemberState::Up, Some(Course::Out)) => Some(Course::Growing(now)),
                 (MemberState::Up, Some(Course::Growing(since))) if now.duration_since(since) < slow_start => before,
                 (MemberState::Up, _) => Some(Course::In),
@@ -116,6 +117,7 @@ fn part(since: Instant, slow_start: Duration, now: Instant) -> (u32, Option<Inst
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
     use std::sync::Arc;
 
     use super::super::model::{Model, Start};
@@ -128,7 +130,9 @@ mod tests {
              port = 80\npool = \"p\"\n[[pool]]\nname = \"p\"\n{keys}\n"
         );
         for (index, backup) in backups.iter().enumerate() {
-            text += &format!(
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
                 "[[pool.member]]\nname = \"m{index}\"\naddress = \"10.0.0.{}\"\nbackup = {backup}\n",
                 index + 1
             );

@@ -212,7 +212,7 @@ fn duration(value: &DeValue<'_>, allowed: RangeInclusive<Duration>, units: &[Uni
 }
 
 /// In the largest unit that it is a whole number of; so a configuration may have it.
-pub(super) fn spelt(duration: Duration) -> String {
+pub fn spelt(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
     let fits = units.into_iter().find(|(_, unit)| milliseconds >= *unit && milliseconds.is_multiple_of(*unit));

@@ -20,11 +20,11 @@ impl Count {
         Count { rise, fall, is_up: start == Start::Up, is_known: false, against: 0 }
     }
 
-    pub(super) fn is_up(&self) -> bool {
+    pub(super) fn is_up(self) -> bool {
         self.is_up
     }
 
-    pub(super) fn is_known(&self) -> bool {
+    pub(super) fn is_known(self) -> bool {
         self.is_known
     }
 

@@ -99,6 +99,9 @@ mod tests {
         bytes
     }
 
+    /// What is answered, the bytes, the expected code and record, and what it comes to.
+    type Row = (&'static str, Vec<u8>, Rcode, Option<&'static str>, Result<(), &'static str>);
+
     #[test]
     fn answers_are_judged() {
         const ONE: [u8; 4] = [192, 0, 2, 1];
@@ -106,7 +109,7 @@ mod tests {
         let cut = response(0x84, 0, &[ONE])[..20].to_vec();
         let mut other = response(0x84, 0, &[ONE]);
         other[13] = b'b';
-        let rows: [(&str, Vec<u8>, Rcode, Option<&str>, Result<(), &str>); 9] = [
+        let rows: [Row; 9] = [
             ("as expected", response(0x84, 0, &[ONE]), Rcode::NoError, Some("192.0.2.1"), Ok(())),
             ("one of two", response(0x84, 0, &[TWO, ONE]), Rcode::NoError, Some("192.0.2.1"), Ok(())),
             ("any answer", response(0x84, 0, &[]), Rcode::NoError, None, Ok(())),

@@ -41,11 +41,14 @@ struct Waiting {
     asked: HashMap<u16, Asked>,
 }
 
+/// An echo, or what an ICMP error says.
+type Answer = Result<(), String>;
+
 #[derive(Debug)]
 struct Asked {
     target: Ipv4Addr,
     token: [u8; 8],
-    answer: oneshot::Sender<Result<(), String>>,
+    answer: oneshot::Sender<Answer>,
 }
 
 /// What came in about an echo of ours.
@@ -84,7 +87,7 @@ impl Pinger {
     }
 
     /// A sequence number that nobody else waits for.
-    fn expect(&self, target: Ipv4Addr) -> Result<(u16, [u8; 8], oneshot::Receiver<Result<(), String>>), Bad> {
+    fn expect(&self, target: Ipv4Addr) -> Result<(u16, [u8; 8], oneshot::Receiver<Answer>), Bad> {
         let mut waiting = lock(&self.shared);
         if waiting.asked.len() > usize::from(u16::MAX) {
             return Err(Bad::Skipped("65536 echoes are under way".to_owned()));

@@ -15,6 +15,7 @@ use super::outcome::{Bad, Deadline, Outcome};
 use super::ping::Pinger;
 use super::script::{Program, Scripts};
 use super::tls::Handshake;
+use super::udp::Refusals;
 use super::{tcp, tls, udp};
 use crate::control::model::probe::{Exchange, Probe};
 
@@ -44,6 +45,7 @@ pub(super) struct Words {
 pub(super) struct Tools {
     pinger: OnceLock<Result<Pinger, String>>,
     scripts: Scripts,
+    refusals: Refusals,
     /// How many sockets may be open at a time.
     sockets: Arc<Semaphore>,
 }
@@ -82,7 +84,7 @@ impl Ready {
             Ready::Tcp(words) => tcp::check(words, target, &deadline).await,
             Ready::Tls(handshake) => tls::check(handshake, target, &deadline).await,
             Ready::Http(query) => query.check(target, &deadline).await,
-            Ready::Udp(words) => udp::check(words, target, &deadline).await,
+            Ready::Udp(words) => udp::check(words, &tools.refusals, target, &deadline).await,
             Ready::Dns(question) => question.check(target, &deadline).await,
             Ready::Broken(why) => Bad::failed(why.as_str()),
             Ready::Script(_) => unreachable!("it was dealt with above"),
@@ -107,6 +109,7 @@ impl Tools {
         Tools {
             pinger: OnceLock::new(),
             scripts: Scripts::new(),
+            refusals: Refusals::default(),
             sockets: Arc::new(Semaphore::new(sockets_allowed() as usize)),
         }
     }

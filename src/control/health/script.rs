@@ -65,7 +65,7 @@ impl Program {
         let weight = match status.code() {
             Some(0) => None,
             // keepalived's misc_dynamic: 2 to 255 are weights of 0 to 253.
-            Some(code @ 2..=255) if self.settings.dynamic_weight => Some(code as u16 - 2),
+            Some(code @ 2..=255) if self.settings.dynamic_weight => u16::try_from(code - 2).ok(),
             Some(code) => return Bad::failed(with_complaint(format!("exit status {code}"), complaint, output)),
             None => {
                 let number = status.signal().unwrap_or_default();
@@ -73,6 +73,8 @@ impl Program {
                 return Bad::failed(with_complaint(format!("killed by signal {name}"), complaint, output));
             }
         };
+        // As a shell's `$(…)` has it: patterns with `$` are meant without it.
+        let output = output.trim_ascii_end();
         match &self.expect {
             Some(pattern) if !pattern.is_match(output) => Bad::failed(unexpected("printed", output, pattern)),
             _ => Ok(Good { weight }),

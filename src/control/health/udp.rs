@@ -1,6 +1,9 @@
 //! A datagram, and its answer or at least no refusal.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
 
@@ -15,14 +18,39 @@ pub(super) async fn connected(target: SocketAddrV4) -> Result<UdpSocket, Bad> {
     Ok(socket)
 }
 
-pub(super) async fn check(words: &Words, target: SocketAddrV4, deadline: &Deadline) -> Outcome {
+/// Refusals that were heard, and when.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Mutex<HashMap<SocketAddrV4, Instant>>);
+
+impl Refusals {
+    /// Hosts send no more than about one ICMP error a second to another (`net.ipv4.icmp_ratelimit`): for so long after one
+    /// silence says nothing.
+    const COUNTS: Duration = Duration::from_secs(3);
+
+    fn heard(&self, target: SocketAddrV4) {
+        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.retain(|_, when| when.elapsed() < Self::COUNTS);
+        heard.insert(target, Instant::now());
+    }
+
+    fn counts(&self, target: SocketAddrV4) -> bool {
+        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.get(&target).is_some_and(|when| when.elapsed() < Self::COUNTS)
+    }
+}
+
+pub(super) async fn check(words: &Words, refusals: &Refusals, target: SocketAddrV4, deadline: &Deadline) -> Outcome {
     let socket = connected(target).await?;
     socket.send(words.send.as_deref().unwrap_or_default().as_bytes()).await?;
     let mut answer = vec![0; 64 << 10];
     let Some(pattern) = &words.expect else {
         // Silence is all that can be expected of a service that was asked nothing it knows.
         return match deadline.keep("", socket.recv(&mut answer)).await {
-            Ok(Err(error)) => Err(refused(error)),
+            Ok(Err(error)) => {
+                refusals.heard(target);
+                Err(refused(error))
+            }
+            Err(_) if refusals.counts(target) => Bad::failed("port unreachable"),
             Ok(Ok(_)) | Err(_) => Ok(Good::default()),
         };
     };

@@ -192,7 +192,7 @@ fn check_sorry_pool(pool: &file::Pool, pools: &PoolIndex, all: &[file::Pool], er
     let name = &sorry.value.0;
     if pool.name.as_ref().is_some_and(|own| own.value.0 == *name) {
         errors.report(&sorry.place, format!("{} is this pool itself (allowed: another pool)", quoted(name)));
-    } else if pools.by_name.get(name).is_none() {
+    } else if !pools.by_name.contains_key(name) {
         let existing = || all.iter().filter_map(|pool| pool.name.as_ref()).map(|name| name.value.0.as_str());
         let scope = if all.iter().all(|pool| pool.name.is_some()) { Scope::Tables } else { Scope::Text };
         let meant = nearest(name, existing()).map(quoted);

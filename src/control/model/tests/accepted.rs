@@ -82,7 +82,7 @@ fn the_sample_says_everything_and_is_understood() {
     );
     let weights: Vec<_> =
         model.pools.iter().flat_map(|pool| &pool.members).map(|member| (member.weight, member.enabled)).collect();
-    assert_eq!(weights, [(1, true), (3, true), (1, true), (1, false), (0, true)]);
+    assert_eq!(weights, [(1, true), (3, true), (1, true), (1, false), (1, true), (1, true), (0, true)]);
 }
 
 #[test]
