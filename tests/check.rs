@@ -63,10 +63,21 @@ VIP dns  203.0.113.3 udp port any -> pool dns by dr, scheduler maglev, announce 
 pool web: 2 members, for web
   web1  203.0.113.4      port 80     weight     1   25.0 %
   web2  203.0.113.5      VIP's port  weight     3   75.0 %
+  monitor http port 8080 GET /healthz -> 204, 200-299: every 5s, timeout 2s, rise 2, fall 3
+  monitor https GET / -> 200-299: every 5s, timeout 2s, rise 2, fall 3
+  monitor script /usr/local/bin/check-web --host %h --port %p: every 5s, timeout 2s, rise 2, fall 3
+  held down for 1m after 3 times within 5m, sorry pool sorry, slow start 30s
 
-pool dns: 2 members, for dns
+pool dns: 3 members, for dns
   dns1  203.0.113.6      VIP's port  weight     1  100.0 %
   dns2  203.0.113.7      VIP's port  weight     1    0.0 %  disabled
+  dns3  203.0.113.9      VIP's port  weight     1    0.0 %  backup
+  monitor dns port 53 www.example.org A -> 192.0.2.1: every 500ms, timeout 500ms, rise 2, fall 3
+  monitor ping: every 5s, timeout 2s, rise 2, fall 3
+  up if any monitor is content
+
+pool sorry: 1 member, used by no VIP
+  sorry1  203.0.113.10     VIP's port  weight     1  100.0 %
 
 pool spare: 1 member, used by no VIP
   spare1  203.0.113.8      VIP's port  weight     0    0.0 %
@@ -115,9 +126,11 @@ fn json_has_stable_keys() {
         }],
         "pools": [{
             "name": "web", "forward": "dr", "scheduler": "maglev", "on_member_down": "reselect",
+            "monitors": "all", "monitor": [], "start": "up", "damping": null, "quorum": 1, "quorum_hysteresis": 0,
+            "sorry_pool": null, "slow_start": null,
             "members": [{
                 "name": "web1", "address": "203.0.113.4", "port": null, "weight": 1, "enabled": true,
-                "upper_threshold": null, "lower_threshold": null, "share_percent": 100.0,
+                "upper_threshold": null, "lower_threshold": null, "backup": false, "share_percent": 100.0,
             }],
         }],
     });

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pointsman::control::privileges::KEPT;
+use pointsman::control::privileges::{FOR_PROGRAMS, KEPT};
 use pointsman::lab::{Lab, Load, Service, wait_until};
 use support::{build, topology};
 use tempfile::TempDir;
@@ -67,6 +67,11 @@ fn setpriv_list() -> String {
 
 fn mask() -> u64 {
     KEPT.iter().map(caps::Capability::bitmask).sum()
+}
+
+/// What stays in root's bounding set.
+fn for_programs() -> u64 {
+    FOR_PROGRAMS.iter().map(caps::Capability::bitmask).sum()
 }
 
 /// The status of every thread, by its name.
@@ -166,7 +171,7 @@ fn root_keeps_five_capabilities_and_workers_none() {
     let Some(lab) = build(&pointsman::lab::Topology { queues: 2, ..topology() }) else { return };
     let place = Place::new(&lab);
     let command = place.run(lab.balancer().command("env"));
-    serves_confined(&lab, &place, command, 0);
+    serves_confined(&lab, &place, command, for_programs());
 }
 
 #[test]
@@ -187,7 +192,7 @@ fn workers_that_poll_the_driver_are_confined_too() {
     let Some(lab) = build(&pointsman::lab::Topology { queues: 2, ..topology() }) else { return };
     let place = Place::with(&lab, &["busy_poll = true"]);
     let command = place.run(lab.balancer().command("env"));
-    serves_confined(&lab, &place, command, 0);
+    serves_confined(&lab, &place, command, for_programs());
 }
 
 #[test]

@@ -397,3 +397,33 @@ fn hangups_before_it_is_ready_are_no_death() {
     balancer.kill().expect("killed");
     balancer.wait().expect("waited");
 }
+
+/// Its checks go on as they were: no member is up or down for a moment because a file was read.
+#[test]
+fn what_monitors_found_outlives_reloads() {
+    const MONITOR: &str = "[[pool.monitor]]\ntype = \"http\"\ninterval = \"100ms\"\nrise = 2\nfall = 2\n";
+    let topology = Topology { vips: vec![vip(50), vip(51)], ..topology() };
+    let Some(lab) = build(&topology) else { return };
+    let mut members = lab.spawn_member_servers().expect("members");
+    let web = lab.config(&[Service::http(&[1, 1, 1])]) + MONITOR;
+    let mut balancer = lab.spawn_balancer(&web).expect("balancer");
+    members[2].kill().expect("killed");
+    assert_logs(&balancer, "member web/member3 down");
+    let said = |balancer: &Process| balancer.log().iter().filter(|line| line.contains("web/member3")).count();
+    let before = said(&balancer);
+    for round in 0..10 {
+        let other = service_of(&lab, "other", 51, &[(0, 1 + round), (1, 2)]);
+        reload(&lab, &balancer, &if round % 2 == 0 { web.clone() + &other } else { web.clone() }, &format!("r{round}"));
+        let report = load(&lab, 50, 100);
+        assert_clean(&report, 100);
+        assert_eq!(report.connections_by_member.len(), 2);
+    }
+    assert_eq!(said(&balancer), before, "{}", balancer.log().join("\n"));
+    // A member that is new is judged before it gets anything, and so is one whose checks change.
+    reload(&lab, &balancer, &web.replace("rise = 2", "rise = 3"), "rise");
+    assert_clean(&load(&lab, 50, 100), 100);
+    members[2] = lab.spawn_member_server(2).expect("a server");
+    let is_up = || load(&lab, 50, 100).connections_by_member.len() == 3;
+    assert!(wait_until(PATIENCE, is_up), "{}", balancer.log().join("\n"));
+    assert!(balancer.stop().expect("stop").success());
+}

@@ -10,8 +10,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::control::model::{
-    ConfigError, Forward, Member, Model, OnMemberDown, Pool, Protocol, Scheduler, Vip, VipPort,
+    ConfigError, Forward, Member, Model, OnMemberDown, Pool, Protocol, Scheduler, Vip, VipPort, spelt,
 };
+
+mod monitors;
 
 /// What `check` is asked.
 #[derive(clap::Args)]
@@ -101,6 +103,7 @@ fn summary(model: &Model) -> String {
         };
         let _ = writeln!(text, "\npool {}: {}, {users}{lost}", pool.name, counted(pool.members.len(), "member"));
         text.push_str(&member_lines(pool));
+        text.push_str(&monitors::lines(model, &pool.policy));
     }
     text
 }
@@ -148,7 +151,11 @@ fn member_lines(pool: &Pool) -> String {
             member.address.to_string(),
             member.weight,
             share_percent(member, pool.scheduler, whole),
-            if member.enabled { "" } else { "  disabled" },
+            match (member.enabled, member.backup) {
+                (false, _) => "  disabled",
+                (true, true) => "  backup",
+                (true, false) => "",
+            },
         );
     }
     if whole == 0 {
@@ -164,7 +171,7 @@ fn total_weight(pool: &Pool) -> u64 {
 
 fn effective_weight(member: &Member, scheduler: Scheduler) -> u64 {
     match scheduler {
-        _ if !member.enabled => 0,
+        _ if !member.enabled || member.backup => 0,
         // They look no further than whether it is 0.
         Scheduler::RoundRobin | Scheduler::LeastConnections => u64::from(member.weight.min(1)),
         _ => u64::from(member.weight),
@@ -284,6 +291,14 @@ struct PoolReport<'m> {
     forward: String,
     scheduler: String,
     on_member_down: String,
+    monitors: String,
+    monitor: Vec<serde_json::Value>,
+    start: String,
+    damping: serde_json::Value,
+    quorum: u32,
+    quorum_hysteresis: u32,
+    sorry_pool: Option<&'m str>,
+    slow_start: Option<String>,
     members: Vec<MemberReport<'m>>,
 }
 
@@ -295,6 +310,7 @@ struct MemberReport<'m> {
     weight: u16,
     upper_threshold: Option<u32>,
     lower_threshold: Option<u32>,
+    backup: bool,
     enabled: bool,
     share_percent: f64,
 }
@@ -332,7 +348,7 @@ impl<'m> Report<'m> {
             },
             interfaces: model.interfaces.iter().map(|interface| InterfaceReport { name: &interface.name }).collect(),
             vips: model.vips.iter().map(|vip| VipReport::new(vip, &model.pools[vip.pool])).collect(),
-            pools: model.pools.iter().map(PoolReport::new).collect(),
+            pools: model.pools.iter().map(|pool| PoolReport::new(model, pool)).collect(),
         };
         Report { valid: true, errors: Vec::new(), configuration: Some(configuration) }
     }
@@ -365,13 +381,22 @@ impl<'m> VipReport<'m> {
 }
 
 impl<'m> PoolReport<'m> {
-    fn new(pool: &'m Pool) -> PoolReport<'m> {
+    fn new(model: &'m Model, pool: &'m Pool) -> PoolReport<'m> {
         let whole = total_weight(pool);
+        let policy = &pool.policy;
         PoolReport {
             name: &pool.name,
             forward: pool.forward.to_string(),
             scheduler: pool.scheduler.to_string(),
             on_member_down: pool.on_member_down.to_string(),
+            monitors: policy.combine.to_string(),
+            monitor: monitors::json(policy),
+            start: policy.start.to_string(),
+            damping: monitors::damping_json(policy),
+            quorum: policy.quorum,
+            quorum_hysteresis: policy.quorum_hysteresis,
+            sorry_pool: policy.sorry_pool.map(|sorry| model.pools[sorry].name.as_str()),
+            slow_start: policy.slow_start.map(spelt),
             members: pool
                 .members
                 .iter()
@@ -382,6 +407,7 @@ impl<'m> PoolReport<'m> {
                     weight: member.weight,
                     upper_threshold: member.thresholds.map(|thresholds| thresholds.upper),
                     lower_threshold: member.thresholds.and_then(|thresholds| thresholds.lower),
+                    backup: member.backup,
                     enabled: member.enabled,
                     share_percent: share_percent(member, pool.scheduler, whole),
                 })

@@ -16,6 +16,9 @@ use super::model::{Dataplane, Interface, Member, Model, Node, Pool, Timeouts, Vi
 
 pub use impact::{Impact, impact};
 
+/// Stands for what a log and a table had better not have: seeds, credentials. (That it differs is said.)
+const HIDDEN: &str = "(not shown)";
+
 /// Everything that differs. As JSON its keys are stable.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Change {
@@ -27,6 +30,8 @@ pub struct Change {
     pub pools: Vec<Item>,
     /// Members of pools that stay, in the same order. (Those of pools that come or go do so with them.)
     pub members: Vec<Item>,
+    /// Monitors of pools that stay, likewise.
+    pub monitors: Vec<Item>,
     /// What it comes to for each VIP that stays or goes; empty unless it was asked for.
     pub impact: Vec<Impact>,
 }
@@ -106,9 +111,20 @@ impl Change {
             settings: settings.0,
             vips: vips(old, new),
             members: pools.iter().filter_map(|pair| members(pair.old?, pair.new?)).flatten().collect(),
+            monitors: pools
+                .iter()
+                .filter_map(|pair| Some(monitors::monitors(pair.old?, pair.new?)))
+                .flatten()
+                .collect(),
             pools: pools
                 .into_iter()
-                .filter_map(|pair| pair.item(|pool| pool.name.clone(), |_| String::new(), pool))
+                .filter_map(|pair| {
+                    pair.item(
+                        |pool| pool.name.clone(),
+                        |_| String::new(),
+                        |before, after| pool((old, before), (new, after)),
+                    )
+                })
                 .collect(),
             impact: Vec::new(),
         }
@@ -116,7 +132,8 @@ impl Change {
 
     /// Whether both configurations are the same.
     pub fn is_empty(&self) -> bool {
-        self.settings.is_empty() && self.vips.is_empty() && self.pools.is_empty() && self.members.is_empty()
+        let items = [&self.vips, &self.pools, &self.members, &self.monitors];
+        self.settings.is_empty() && items.into_iter().all(Vec::is_empty)
     }
 
     /// The settings that only a restart changes.
@@ -139,7 +156,9 @@ impl Settings {
         let path = |path: &std::path::Path| path.display().to_string();
         self.add("node.name", name.clone(), new.name.clone(), Effect::Live);
         self.add("node.state_dir", path(state_dir), path(&new.state_dir), Effect::Restart);
-        self.add("node.hash_seed", hash_seed.clone(), new.hash_seed.clone(), Effect::Live);
+        let mut seed = Keys(Vec::new());
+        seed.add_shown("node.hash_seed", *hash_seed != new.hash_seed, HIDDEN.into(), HIDDEN.into());
+        self.0.extend(seed.0.into_iter().map(|key| Setting { key, effect: Effect::Live }));
     }
 
     fn dataplane(&mut self, old: &Dataplane, new: &Dataplane, is_persistent: bool) {
@@ -171,6 +190,13 @@ impl Keys {
     fn add<T: PartialEq + Into<Value>>(&mut self, key: &str, from: T, to: T) {
         if from != to {
             self.0.push(Key { key: key.to_owned(), from: from.into(), to: to.into() });
+        }
+    }
+
+    /// What is not shown as it is.
+    fn add_shown(&mut self, key: &str, differs: bool, from: Value, to: Value) {
+        if differs {
+            self.0.push(Key { key: key.to_owned(), from, to });
         }
     }
 
@@ -274,15 +300,17 @@ fn vips(old: &Model, new: &Model) -> Vec<Item> {
     pairs.into_iter().filter_map(|pair| pair.item(|vip| vip.name.clone(), identity, keys)).collect()
 }
 
-fn pool(old: &Pool, new: &Pool) -> Keys {
+fn pool((old_model, old): (&Model, &Pool), (new_model, new): (&Model, &Pool)) -> Keys {
     let mut keys = Keys(Vec::new());
-    if old == new {
+    // Another pool may have the sorry pool's place now.
+    if old == new && old.policy.sorry_pool.is_none() {
         return keys;
     }
-    let Pool { name: _, forward, scheduler, on_member_down, members: _ } = old;
+    let Pool { name: _, forward, scheduler, on_member_down, policy, members: _ } = old;
     keys.add("forward", forward.to_string(), new.forward.to_string());
     keys.add("scheduler", scheduler.to_string(), new.scheduler.to_string());
     keys.add("on_member_down", on_member_down.to_string(), new.on_member_down.to_string());
+    monitors::policy(&mut keys, (old_model, policy), (new_model, &new.policy));
     // Round robin goes by it, and of equal members the first is taken.
     let order = |pool: &Pool, other: &Pool| -> Vec<String> {
         let both: HashSet<MemberIdentity> = MemberIdentity::of_pool(other).into_iter().collect();
@@ -303,7 +331,7 @@ fn members(old: &Pool, new: &Pool) -> Option<Vec<Item>> {
         return None;
     }
     let keys = |before: &Member, after: &Member| {
-        let Member { name, address: _, port, weight, thresholds, enabled } = before;
+        let Member { name, address: _, port, weight, thresholds, backup, enabled } = before;
         let mut keys = Keys(Vec::new());
         keys.add("name", name.clone(), after.name.clone());
         keys.add("port", *port, after.port);
@@ -311,6 +339,7 @@ fn members(old: &Pool, new: &Pool) -> Option<Vec<Item>> {
         let (was, is) = (thresholds, &after.thresholds);
         keys.add("upper_threshold", was.map(|one| one.upper), is.map(|one| one.upper));
         keys.add("lower_threshold", was.and_then(|one| one.lower), is.and_then(|one| one.lower));
+        keys.add("backup", *backup, after.backup);
         keys.add("enabled", *enabled, after.enabled);
         keys
     };
@@ -320,6 +349,7 @@ fn members(old: &Pool, new: &Pool) -> Option<Vec<Item>> {
 }
 
 mod impact;
+mod monitors;
 mod text;
 
 #[cfg(test)]

@@ -6,12 +6,15 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::announce::arp::Announcement;
+use super::health::{Finding, Health};
 use super::identity::{Assignment, Identities};
-use super::maglev::{Candidate, Layout};
+use super::maglev::{Candidate, Layout, PARTS};
 use super::model::{Announce, Forward, Member, Model, Pool, Protocol, VipPort};
 use super::neighbor::{Network, NextHop, Unresolved};
+use super::serving::{Serving, Standing};
 use crate::dataplane::encap::{OUTER_LENGTH, Source, Template};
 use crate::dataplane::flow::{Sizes, Timeouts};
 use crate::dataplane::limits::{Gone, Limits, Policy};
@@ -24,15 +27,23 @@ use crate::dataplane::tables::{
     Interface, InterfaceId, Member as TableMember, MemberId, Tables, Vip, VipAddress, VipId, Way,
 };
 
-/// A model, its ids, and what can be computed from these alone, once: Maglev layouts.
+/// A model, its ids, and what can be computed from these alone, once: Maglev layouts; and what is known of its members.
 #[derive(Debug)]
 pub struct Plan {
     /// The configuration.
     pub model: Model,
     ids: Assignment,
     gone: Gone,
+    /// What the members' monitors have found.
+    pub health: Health,
+    /// The moment it is, for shares that grow.
+    pub now: Instant,
     /// One per pool: a change of one pool leaves the others' tables as they are.
     layouts: Vec<PoolLayout>,
+    /// By pool.
+    standings: HashMap<String, Standing>,
+    /// When a share next grows.
+    next: Option<Instant>,
 }
 
 /// A pool's layout, and what was last made of it.
@@ -47,7 +58,7 @@ struct PoolLayout {
 /// What a pool's usable members come to.
 #[derive(Debug, Clone)]
 struct Laid {
-    usable: Vec<bool>,
+    parts: Vec<u32>,
     slots: Arc<[MemberId]>,
     pool: Arc<TablePool>,
 }
@@ -87,6 +98,11 @@ pub enum MemberState {
     Disabled,
     /// Cannot be reached, and why.
     Unresolved(NotReachable),
+    /// Its monitors say that it is not well, and why.
+    Down {
+        /// `http: 503, expected 200-299`
+        reason: Arc<str>,
+    },
 }
 
 /// Why a member cannot be reached.
@@ -127,6 +143,7 @@ impl fmt::Display for MemberState {
             Self::Drain => formatter.write_str("drain (weight 0)"),
             Self::Disabled => formatter.write_str("disabled"),
             Self::Unresolved(reason) => write!(formatter, "unresolved: {reason}"),
+            Self::Down { reason } => write!(formatter, "down: {reason}"),
         }
     }
 }
@@ -152,15 +169,17 @@ impl Plan {
         Self::with(model, ids, None)
     }
 
-    /// The same with these ids for the model; what does not differ from an earlier plan is taken from it.
+    /// The same with these ids for the model; what does not differ from an earlier plan is taken from it, and so is what
+    /// it knew.
     pub fn with(model: Model, ids: Assignment, before: Option<&Self>) -> Self {
+        let health = before.map(|before| before.health.clone()).unwrap_or_default();
         let old: HashMap<&str, (&Pool, &PoolLayout)> = before
             .into_iter()
             .flat_map(|before| before.model.pools.iter().zip(&before.layouts))
             .map(|(pool, layout)| (pool.name.as_str(), (pool, layout)))
             .collect();
         let lay_out = |(pool, ids): (&Pool, &Vec<MemberId>)| {
-            let candidates = candidates(pool, ids);
+            let candidates = candidates(pool, &weights(pool, &health), ids);
             match old.get(pool.name.as_str()) {
                 Some((before, layout)) if layout.candidates == candidates => {
                     let chooses_alike =
@@ -171,7 +190,10 @@ impl Plan {
             }
         };
         let layouts = model.pools.iter().zip(&ids.members).map(lay_out).collect();
-        Self { gone: ids.gone(), model, ids, layouts }
+        let mut standings = before.map(|before| before.standings.clone()).unwrap_or_default();
+        let names: HashSet<&str> = model.pools.iter().map(|pool| pool.name.as_str()).collect();
+        standings.retain(|name, _| names.contains(name.as_str()));
+        Self { gone: ids.gone(), model, ids, health, now: Instant::now(), layouts, standings, next: None }
     }
 
     /// Every VIP and its id, in the model's order.
@@ -211,7 +233,8 @@ impl Plan {
         is_persistent.then_some(self.model.dataplane.persistence_v4)
     }
 
-    /// Compiles the tables for the network as it is now. `interfaces` are those of the listed ones that are served, in
+    /// Compiles the tables for the network and the members' health as they are now. `interfaces` are those of the listed
+    /// ones that are served, in
     /// the order of [`InterfaceId`].
     pub fn compile(&mut self, network: &Network, interfaces: &[String], generation: u64) -> Compiled {
         let mut members = vec![TableMember::NOBODY; self.ids.members_end];
@@ -255,25 +278,44 @@ impl Plan {
         }
     }
 
-    /// Every pool's slots and candidates, made anew only where its usable members have changed.
+    /// When tables compiled then would say something else than now: a share has grown.
+    pub fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Every pool's slots and candidates, made anew only where its members' parts or weights have changed; where too few
+    /// members are left, its sorry pool's.
     fn lay(&mut self, statuses: &[MemberStatus]) -> Vec<Laid> {
         let mut rest = statuses;
         let mut all = Vec::with_capacity(self.layouts.len());
+        let mut sorry = Vec::with_capacity(self.layouts.len());
+        self.next = None;
         let pools = self.model.pools.iter().zip(&self.ids.members);
-        for ((pool, ids), PoolLayout { layout, laid, .. }) in pools.zip(&mut self.layouts) {
+        for ((pool, ids), PoolLayout { candidates: laid_out, layout, laid }) in pools.zip(&mut self.layouts) {
             let (members, after) = rest.split_at(pool.members.len());
             rest = after;
-            let usable: Vec<bool> = members.iter().map(|member| member.state == MemberState::Up).collect();
-            if laid.as_ref().is_none_or(|laid| laid.usable != usable) {
-                let up: HashSet<MemberId> =
-                    ids.iter().zip(&usable).filter(|(_, usable)| **usable).map(|(id, _)| *id).collect();
-                let slots = layout.slots(|id| up.contains(&id));
-                let pool = Arc::new(schedulable(pool, ids, &usable));
-                *laid = Some(Laid { usable, slots, pool });
+            let states: Vec<&MemberState> = members.iter().map(|member| &member.state).collect();
+            let standing = self.standings.entry(pool.name.clone()).or_default();
+            let Serving { parts, is_sorry, next } = standing.follow(pool, &states, self.now);
+            self.next = [self.next, next].into_iter().flatten().min();
+            let weights = weights(pool, &self.health);
+            let candidates = candidates(pool, &weights, ids);
+            if *laid_out != candidates {
+                *layout = Arc::new(Layout::new(&candidates));
+                *laid_out = candidates;
+                *laid = None;
+            }
+            if laid.as_ref().is_none_or(|laid| laid.parts != parts) {
+                let part_of: HashMap<MemberId, u32> = ids.iter().copied().zip(parts.iter().copied()).collect();
+                let slots = layout.slots_by_parts(|id| part_of.get(&id).copied().unwrap_or(0));
+                let pool = Arc::new(schedulable(pool, ids, &parts, &weights));
+                *laid = Some(Laid { parts, slots, pool });
             }
             all.extend(laid.clone());
+            sorry.push(pool.policy.sorry_pool.filter(|_| is_sorry));
         }
-        all
+        let serves = |index: usize| sorry[index].filter(|sorry| !all[*sorry].slots.is_empty()).unwrap_or(index);
+        (0..all.len()).map(|index| all[serves(index)].clone()).collect()
     }
 
     fn compile_member(
@@ -284,12 +326,18 @@ impl Plan {
         interfaces: &[String],
     ) -> (TableMember, MemberStatus) {
         let way = self.way_to(pool.forward, member, network, interfaces);
-        let state = match &way {
+        let finding = self.health.of(&pool.name, &member.name);
+        let state = match (&way, finding) {
             _ if !member.enabled => MemberState::Disabled,
+            (Err(reason), _) if member.weight > 0 => MemberState::Unresolved(reason.clone()),
+            (_, Some(Finding::Down(reason))) if member.weight > 0 => MemberState::Down { reason: Arc::clone(reason) },
+            (_, Some(Finding::Up { weight: Some(0) })) => MemberState::Drain,
             _ if member.weight == 0 => MemberState::Drain,
-            Ok(_) => MemberState::Up,
-            Err(reason) => MemberState::Unresolved(reason.clone()),
+            _ => MemberState::Up,
         };
+        // Whoever serves nobody has no use for the flows that it has, whatever its state is called.
+        let is_down = matches!(finding, Some(Finding::Down(_)));
+        let way = way.ok().filter(|_| !is_down);
         let entry = way.unwrap_or(TableMember::NOBODY);
         (entry, MemberStatus { name: format!("{}/{}", pool.name, member.name), state })
     }
@@ -422,26 +470,41 @@ fn cuts_off(vip: &super::model::Vip, network: &Network) -> bool {
     vip.enabled && vip.port == VipPort::Any && network.addresses.contains(&vip.address)
 }
 
-fn candidates(pool: &Pool, ids: &[MemberId]) -> Vec<Candidate> {
-    let candidate = |(member, &id): (&Member, &MemberId)| Candidate {
+/// The configured weights, but for members that a script has given another. (One of 0 is a state, not a weight: whoever
+/// drains keeps its slots for later.)
+fn weights(pool: &Pool, health: &Health) -> Vec<u16> {
+    let weight = |member: &Member| match health.of(&pool.name, &member.name) {
+        Some(Finding::Up { weight: Some(weight @ 1..) }) if member.weight > 0 => *weight,
+        _ => member.weight,
+    };
+    pool.members.iter().map(weight).collect()
+}
+
+fn candidates(pool: &Pool, weights: &[u16], ids: &[MemberId]) -> Vec<Candidate> {
+    let members = pool.members.iter().zip(weights).zip(ids);
+    let candidate = |((member, &weight), &id): ((&Member, _), _)| Candidate {
         address: member.address,
         // Under direct routing and in tunnels a member's port is its VIPs', written down or not: no part of its
         // identity.
         port: 0,
-        weight: member.weight,
+        weight,
         id,
     };
-    pool.members.iter().zip(ids).map(candidate).collect()
+    members.map(candidate).collect()
 }
 
 /// The pool as its scheduler sees it: every member, in the file's order, those that get no new flows with weight 0.
-fn schedulable(pool: &Pool, ids: &[MemberId], usable: &[bool]) -> TablePool {
-    let members = pool.members.iter().zip(ids).zip(usable);
-    let weigh = |((member, &id), &usable): ((&Member, _), _)| {
-        let weight = if usable { member.weight } else { 0 };
-        schedule::Candidate { member: id, weight }
+fn schedulable(pool: &Pool, ids: &[MemberId], parts: &[u32], weights: &[u16]) -> TablePool {
+    // Weights are whole numbers: a part of 1 is to be one of several, too, where that fits.
+    let heaviest = weights.iter().copied().max().map_or(0, u32::from);
+    let is_partial = parts.iter().any(|part| !matches!(*part, 0 | PARTS));
+    let scale = if is_partial && heaviest * PARTS <= u16::MAX.into() { PARTS } else { 1 };
+    let weigh = |((part, weight), &id): ((&u32, &u16), _)| {
+        let weight = (u32::from(*weight) * scale * part).div_ceil(PARTS);
+        schedule::Candidate { member: id, weight: weight as u16 }
     };
-    TablePool::new(pool.scheduler, pool.on_member_down, members.map(weigh).collect())
+    let candidates = parts.iter().zip(weights).zip(ids).map(weigh).collect();
+    TablePool::new(pool.scheduler, pool.on_member_down, candidates)
 }
 
 fn destination(vip: &super::model::Vip) -> Destination {
@@ -459,31 +522,4 @@ fn destination(vip: &super::model::Vip) -> Destination {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::neighbor::Subnet;
-    use super::*;
-
-    #[test]
-    fn an_address_is_announced_in_the_narrowest_subnet_around_it() {
-        let interfaces = ["eth0".to_owned(), "eth1".to_owned()];
-        let vip = Ipv4Addr::new(10, 1, 2, 50);
-        let subnet = |interface: &str, third, length| Subnet {
-            interface: interface.to_owned(),
-            address: Ipv4Addr::new(10, 1, third, 9),
-            length,
-        };
-        let rows: [(&str, &[Subnet], &[u8]); 6] = [
-            ("no subnet: anywhere", &[], &[0, 1]),
-            ("another subnet: anywhere", &[subnet("eth0", 7, 24)], &[0, 1]),
-            ("one", &[subnet("eth1", 2, 24), subnet("eth0", 7, 24)], &[1]),
-            ("both have it", &[subnet("eth0", 2, 24), subnet("eth1", 2, 24)], &[0, 1]),
-            ("one around the other", &[subnet("eth0", 2, 16), subnet("eth1", 2, 24)], &[1]),
-            ("that of an interface which is not served", &[subnet("eth0", 2, 16), subnet("eth2", 2, 24)], &[]),
-        ];
-        for (words, subnets, expected) in rows {
-            let network = Network { subnets: subnets.iter().cloned().collect(), ..Network::default() };
-            let found: Vec<u8> = announcing(vip, &network, &interfaces).map(|id| id.0).collect();
-            assert_eq!(found, expected, "{words}");
-        }
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use super::announce::arp::Announcer;
 use super::compile::{Compiled, MemberState, MemberStatus, NotReachable, Plan};
 use super::fit::{self, Fit, Unfit};
+use super::health::Checker;
 use super::identity::{Identities, NoIds};
 use super::model::Model;
 use super::neighbor::{Link, Network, Unresolved, WatchError, Watcher};
@@ -33,6 +34,10 @@ pub use apply::Refused;
 
 /// How long `ready`, and another configuration, wait for members whose next hop is not known yet.
 const FIRST_RESOLUTION: Duration = Duration::from_secs(1);
+
+/// How long `ready` waits for the first results of members' checks: those of members that answer come within
+/// milliseconds, and nobody is to wait for those that do not.
+const FIRST_LOOKS: Duration = Duration::from_millis(300);
 
 /// How long a fresh worker may take to its first round before something is wrong with it: far beyond any scheduler's.
 const FIRST_ROUND: Duration = Duration::from_secs(5);
@@ -146,6 +151,7 @@ struct Daemon {
     /// Interfaces that have been served at any time.
     ever_served: BTreeSet<String>,
     shared: Shared,
+    checker: Checker,
     /// Sweep the connection table.
     hands: Hands,
     announcer: Announcer,
@@ -200,6 +206,7 @@ impl Daemon {
             unfit: BTreeMap::new(),
             ever_served: BTreeSet::new(),
             shared: Shared { counters: Vec::new(), flows: Arc::new(flows) },
+            checker: Checker::new(),
             hands,
             announcer: Announcer::default(),
             generation: 0,
@@ -213,7 +220,10 @@ impl Daemon {
         }
         let network = Arc::clone(&daemon.network);
         daemon.bring_up(&network)?;
-        daemon.network = daemon.watcher.first_resolution(FIRST_RESOLUTION).await;
+        daemon.checker.adopt_orphans();
+        daemon.checker.follow(&daemon.plan.model);
+        (daemon.network, ()) =
+            tokio::join!(daemon.watcher.first_resolution(FIRST_RESOLUTION), daemon.checker.first_looks(FIRST_LOOKS));
         daemon.serve()?;
         daemon.say_shared_addresses(&BTreeSet::new());
         daemon.all_workers_serve().await?;
@@ -245,12 +255,15 @@ impl Daemon {
             let (announce, proposal) = (self.announcer.due(Instant::now()), self.proposal_due());
             // One after the other: while a configuration waits to be applied, signals wait too.
             let is_idle = self.proposal.is_none();
+            let growth = self.plan.next();
             tokio::select! {
                 network = self.watcher.changed() => {
                     self.network = network;
                     self.follow_interfaces();
                     self.serve()?;
                 }
+                () = self.checker.changed() => self.serve()?,
+                () = sleep_until(growth), if growth.is_some() => self.serve()?,
                 () = sleep_until(announce), if announce.is_some() => self.announce(),
                 told = reloads.next(), if is_idle => match told {
                     Told::Asked => {
@@ -418,6 +431,8 @@ impl Daemon {
     fn compile(&mut self) -> Compiled {
         self.generation += 1;
         let interfaces = self.plane.as_ref().map_or(&[][..], Plane::interfaces);
+        self.plan.health = self.checker.health().clone();
+        self.plan.now = Instant::now();
         self.plan.compile(&self.network, interfaces, self.generation)
     }
 
@@ -451,6 +466,7 @@ impl Daemon {
     }
 
     fn each_second(&mut self) -> Result<(), DaemonError> {
+        self.checker.tidy();
         if self.follow_interfaces() {
             self.serve()?;
         }
@@ -487,7 +503,8 @@ impl Daemon {
             }
             // Nothing is wrong yet while the kernel is asking.
             let is_asked_for = member.state == MemberState::Unresolved(NotReachable::Unresolved(Unresolved::Resolving));
-            if matches!(member.state, MemberState::Unresolved(_)) && !is_asked_for {
+            let is_wrong = matches!(member.state, MemberState::Unresolved(_) | MemberState::Down { .. });
+            if is_wrong && !is_asked_for {
                 warn!("member {} {}", member.name, member.state);
             } else {
                 info!("member {} {}", member.name, member.state);

@@ -45,7 +45,7 @@ impl File {
         table.misplaced(&[
             ("member", "[[pool.member]], below its [[pool]]"),
             ("members", "[[pool.member]], below its [[pool]]"),
-            ("monitor", "[[pool.monitor]], below its [[pool]], which is not built yet"),
+            ("monitor", "[[pool.monitor]], below its [[pool]]"),
         ]);
         File {
             node: table.table("node", Node::read),
@@ -208,12 +208,12 @@ pub(super) struct Pool {
     pub(super) forward: Option<Forward>,
     pub(super) scheduler: Option<Scheduler>,
     pub(super) on_member_down: Option<OnMemberDown>,
+    pub(super) policy: Policy,
     pub(super) members: Vec<Member>,
 }
 
 impl Pool {
     fn read(table: &mut Table<'_, '_>) -> Pool {
-        table.not_built(&["monitor"]);
         if table.has_no("member") {
             table.report_missing_table(table.place(), "has no members (allowed: at least one [[pool.member]])");
         }
@@ -222,6 +222,7 @@ impl Pool {
             forward: table.with_default("forward", Forward::Dr),
             scheduler: table.with_default("scheduler", Scheduler::Maglev),
             on_member_down: table.with_default("on_member_down", OnMemberDown::Reselect),
+            policy: Policy::read(table),
             members: table.tables("member", Member::read),
         }
     }
@@ -233,11 +234,14 @@ pub(super) struct Member {
     pub(super) name: Option<Field<Name>>,
     pub(super) address: Option<Field<Ipv4Addr>>,
     pub(super) port: Option<Field<Port>>,
+    /// Whether there is a port, right or wrong.
+    pub(super) has_port: bool,
     pub(super) weight: Option<Weight>,
     pub(super) upper_threshold: Option<Field<Connections>>,
     pub(super) lower_threshold: Option<Field<Connections>>,
     /// Whether there is an upper threshold, right or wrong.
     pub(super) has_upper_threshold: bool,
+    pub(super) backup: Option<Field<bool>>,
     pub(super) enabled: Option<bool>,
 }
 
@@ -245,6 +249,7 @@ impl Member {
     fn read(table: &mut Table<'_, '_>) -> Member {
         Member {
             has_upper_threshold: !table.has_no("upper_threshold"),
+            has_port: table.has("port"),
             place: table.place().clone(),
             name: table.required("name"),
             address: table.required("address"),
@@ -252,7 +257,11 @@ impl Member {
             weight: table.with_default("weight", Weight(1)),
             upper_threshold: table.optional("upper_threshold"),
             lower_threshold: table.optional("lower_threshold"),
+            backup: table.optional("backup"),
             enabled: table.with_default("enabled", true),
         }
     }
 }
+
+mod monitor;
+pub(super) use monitor::{Monitor, Policy};

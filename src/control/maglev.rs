@@ -25,6 +25,9 @@ const SIZES: [u32; 8] = [65_537, 131_101, 262_147, 524_309, 1_048_583, 2_097_169
 /// Slots per member below which the shares of equal members differ by more than 1 % (Maglev §5.3).
 const SLOTS_PER_MEMBER: usize = 100;
 
+/// What a member's share is divided into while it grows: more would mean more tables to publish, fewer larger steps.
+pub const PARTS: u32 = 32;
+
 /// One configured member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
@@ -66,22 +69,39 @@ impl Layout {
 
     /// Layer 2: the member of each slot, given which members are usable. Empty if none is.
     pub fn slots(&self, usable: impl Fn(MemberId) -> bool) -> Arc<[MemberId]> {
-        let usable: Vec<bool> = self.members.iter().map(|&member| usable(member)).collect();
-        if !usable.contains(&true) {
+        self.slots_by_parts(|member| if usable(member) { PARTS } else { 0 })
+    }
+
+    /// The same where a member may be usable for a part of the slots, of [`PARTS`]: for which ones depends on the slot
+    /// alone, so a part that grows keeps those that it had. Parts are taken of the greatest that there is.
+    pub fn slots_by_parts(&self, part: impl Fn(MemberId) -> u32) -> Arc<[MemberId]> {
+        let mut parts: Vec<u32> = self.members.iter().map(|&member| part(member).min(PARTS)).collect();
+        let greatest = parts.iter().copied().max().unwrap_or(0);
+        if greatest == 0 {
             return Arc::new([]);
         }
-        (0..self.owners.len()).map(|slot| self.members[self.stand_in(slot, &usable)]).collect()
+        for part in &mut parts {
+            // Nobody who is usable goes without.
+            *part = (*part * PARTS).div_ceil(greatest);
+        }
+        (0..self.owners.len()).map(|slot| self.members[self.stand_in(slot, &parts)]).collect()
     }
 
     /// The first usable owner along the slot's own walk over all slots. The walk visits every slot, since its step is
-    /// below the prime M, and every member with a weight owns a slot: it ends.
-    fn stand_in(&self, slot: usize, usable: &[bool]) -> usize {
+    /// below the prime M, every member with a weight owns a slot, and one is usable for all slots: it ends.
+    fn stand_in(&self, slot: usize, parts: &[u32]) -> usize {
         let owner = self.owners[slot] as usize;
-        if usable[owner] {
+        if parts[owner] == PARTS {
             return owner;
         }
         let size = self.owners.len();
-        let step = 1 + (mix(slot as u64) % (size as u64 - 1)) as usize;
+        let hash = mix(slot as u64);
+        // The step is taken from the hash's low end, so to speak; this is its high end.
+        let threshold = (hash >> 32) as u32 % PARTS;
+        if parts[owner] > threshold {
+            return owner;
+        }
+        let step = 1 + (hash % (size as u64 - 1)) as usize;
         let mut at = slot;
         loop {
             at += step;
@@ -89,7 +109,7 @@ impl Layout {
                 at -= size;
             }
             let owner = self.owners[at] as usize;
-            if usable[owner] {
+            if parts[owner] > threshold {
                 return owner;
             }
         }
@@ -364,6 +384,55 @@ mod tests {
                 }
             }
             prop_assert_eq!(&before, &layout.slots(|member| !down.contains(&member.0)), "its return restores the table");
+        }
+    }
+
+    /// The definition of parts, naively: a slot goes to the first along its walk whose part is above its threshold.
+    fn naive_by_parts(layout: &Layout, parts: &[u32]) -> Vec<MemberId> {
+        let size = layout.owners.len() as u64;
+        let walk = |slot: u64| {
+            let (step, threshold) = (1 + mix(slot) % (size - 1), (mix(slot) >> 32) % 32);
+            let owner = move |k| layout.members[layout.owners[((slot + k * step) % size) as usize] as usize];
+            (0..size).map(owner).find(|id| u64::from(parts[id.0 as usize]) > threshold).expect("one is whole")
+        };
+        (0..size).map(walk).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn a_part_that_grows_keeps_what_it_had_and_takes_from_others_only(
+            weights in prop::collection::vec(1u16..20, 2..8),
+            part in 0u32..PARTS,
+        ) {
+            let layout = Layout::with_size(&candidates(&weights), 2503);
+            let parts = |of_first: u32| {
+                let mut parts = vec![PARTS; weights.len()];
+                parts[0] = of_first;
+                parts
+            };
+            let slots = |of_first: u32| layout.slots_by_parts(|member| parts(of_first)[member.0 as usize]);
+            let (before, after) = (slots(part), slots(part + 1));
+            prop_assert_eq!(&before[..], &naive_by_parts(&layout, &parts(part))[..]);
+            for (was, is) in before.iter().zip(after.iter()) {
+                prop_assert!(was == is || (is.0 == 0 && was.0 != 0), "{:?} became {:?}", was, is);
+            }
+            prop_assert_eq!(&slots(PARTS), &layout.slots(all), "whole, it is as if nothing had been");
+            prop_assert_eq!(&slots(0), &layout.slots(|member| member.0 != 0));
+        }
+    }
+
+    #[test]
+    fn a_part_is_that_part_of_the_share_and_equal_parts_are_whole() {
+        let layout = Layout::with_size(&candidates(&[1, 1, 2]), M);
+        let whole = counts(&layout.slots(all));
+        for part in [1, 8, 16, 31] {
+            let slots = layout.slots_by_parts(|member| if member.0 == 2 { part } else { PARTS });
+            let got = counts(&slots)[&MemberId(2)] as f64 / whole[&MemberId(2)] as f64;
+            let ideal = f64::from(part) / f64::from(PARTS);
+            // Stand-ins take it in, too, where it is above the threshold: of others' slots none is free.
+            assert!((got - ideal).abs() < 0.02, "{part}: {got} of {ideal}");
+            assert_eq!(layout.slots_by_parts(|_| part), layout.slots(all), "all of them alike");
         }
     }
 

@@ -7,7 +7,7 @@
 //!    → publish to each worker, between two bursts
 //! ```
 //!
-//! [`neighbor`] follows the kernel's network state; [`announce`] tells the network who owns a VIP; [`plane`] brings
+//! [`health`] looks whether members are well; [`neighbor`] follows the kernel's network state; [`announce`] tells the network who owns a VIP; [`plane`] brings
 //! the data plane up and down ([`fit`]: on which interfaces? [`occupant`]: who else is on them? [`memory`]: is there enough?); [`privileges`] is what the threads may
 //! still do then; [`daemon`] is the loop around all of it.
 
@@ -17,6 +17,7 @@ pub mod compile;
 pub mod daemon;
 pub mod file;
 pub mod fit;
+pub mod health;
 pub mod identity;
 pub mod maglev;
 pub mod memory;
@@ -29,8 +30,10 @@ pub mod publish;
 pub mod reload;
 pub mod statistics;
 
+pub mod probe;
 mod reader;
 mod report;
+mod serving;
 mod syntax;
 mod value;
 mod word;

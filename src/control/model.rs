@@ -17,9 +17,13 @@ use super::value::{Name, Port};
 use crate::dataplane::flow::MEMBERS;
 use crate::dataplane::tables::InterfaceSet;
 
+pub use super::probe;
 pub use super::report::ConfigError;
-pub use super::value::{TunnelSource, VipPort};
-pub use super::word::{Announce, Forward, OnMemberDown, Protocol, Scheduler, XdpMode, ZeroCopy};
+pub use super::value::{StatusRange, TunnelSource, VipPort, spelt};
+pub use super::word::{
+    Announce, Combine, Forward, MonitorType, OnMemberDown, Protocol, Scheduler, Start, XdpMode, ZeroCopy,
+};
+pub use monitors::{Damping, Monitor, Policy};
 
 /// A configuration that holds together.
 ///
@@ -141,6 +145,8 @@ pub struct Pool {
     pub scheduler: Scheduler,
     /// What becomes of flows whose member cannot be reached any more.
     pub on_member_down: OnMemberDown,
+    /// How its members are judged, and what it does when few are up.
+    pub policy: Policy,
     /// In the file's order; never empty.
     pub members: Vec<Member>,
 }
@@ -158,6 +164,8 @@ pub struct Member {
     pub weight: u16,
     /// How many flows it may have, and when it gets new ones again.
     pub thresholds: Option<Thresholds>,
+    /// Whether it waits until too few of the others are up.
+    pub backup: bool,
     /// Whether it may get new flows.
     pub enabled: bool,
 }
@@ -268,16 +276,11 @@ fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
 
     let vip_addresses: HashMap<Ipv4Addr, &file::Vip> =
         file.vips.iter().rev().filter_map(|vip| Some((vip.address.as_ref()?.value, vip))).collect();
-    let mut users: Vec<Vec<&file::Vip>> = vec![Vec::new(); file.pools.len()];
-    for vip in &file.vips {
-        if let Some(pool) = pools.of(vip) {
-            users[pool].push(vip);
-        }
-    }
     check_tunnel_source(file, errors);
     check_member_count(file, errors);
-    for (pool, users) in file.pools.iter().zip(&users) {
+    for (pool, users) in file.pools.iter().zip(&monitors::users(file, pools)) {
         check_members(pool, users, errors);
+        monitors::check_pool(pool, users, pools, &file.pools, errors);
         check_member_addresses(pool, &vip_addresses, errors);
     }
 }
@@ -473,6 +476,8 @@ fn unique<'f, T: Eq + Hash>(
 
 /// `None` only if an error has been reported.
 fn model(file: File, pools: &PoolIndex) -> Option<Model> {
+    let service_ports: Vec<_> =
+        monitors::users(&file, pools).iter().map(|users| monitors::service_port(users)).collect();
     let timeouts = Timeouts {
         tcp_established: file.timeouts.tcp_established?.0,
         tcp_syn: file.timeouts.tcp_syn?.0,
@@ -501,7 +506,12 @@ fn model(file: File, pools: &PoolIndex) -> Option<Model> {
             .map(|interface| Some(Interface { name: interface.name?.value.0 }))
             .collect::<Option<_>>()?,
         vips: file.vips.into_iter().map(|vip| vip_of(vip, pools, &timeouts)).collect::<Option<_>>()?,
-        pools: file.pools.into_iter().map(pool_of).collect::<Option<_>>()?,
+        pools: file
+            .pools
+            .into_iter()
+            .zip(service_ports)
+            .map(|(pool, service_port)| pool_of(pool, pools, service_port))
+            .collect::<Option<_>>()?,
     })
 }
 
@@ -524,12 +534,13 @@ fn vip_of(vip: file::Vip, pools: &PoolIndex, timeouts: &Timeouts) -> Option<Vip>
     })
 }
 
-fn pool_of(pool: file::Pool) -> Option<Pool> {
+fn pool_of(pool: file::Pool, pools: &PoolIndex, service_port: Option<u16>) -> Option<Pool> {
     Some(Pool {
         name: pool.name?.value.0,
         forward: pool.forward?,
         scheduler: pool.scheduler?,
         on_member_down: pool.on_member_down?,
+        policy: monitors::policy_of(pool.policy, pools, service_port)?,
         members: pool.members.into_iter().map(member_of).collect::<Option<_>>()?,
     })
 }
@@ -543,10 +554,12 @@ fn member_of(member: file::Member) -> Option<Member> {
         thresholds: member
             .upper_threshold
             .map(|upper| Thresholds { upper: upper.value.0, lower: member.lower_threshold.map(|lower| lower.value.0) }),
+        backup: member.backup.is_some_and(|backup| backup.value),
         enabled: member.enabled?,
     })
 }
 
 mod limits;
+mod monitors;
 #[cfg(test)]
 mod tests;

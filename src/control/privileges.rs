@@ -10,6 +10,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
+use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
     apply_filter,
@@ -31,6 +32,9 @@ pub const KEPT: [Capability; 5] = [
     Capability::CAP_IPC_LOCK,
 ];
 
+/// What a program that is started from here may get from its file.
+pub const FOR_PROGRAMS: [Capability; 1] = [Capability::CAP_NET_RAW];
+
 /// Why the process does not come to have exactly the capabilities that it needs.
 #[derive(Debug, Error)]
 pub enum PrivilegesError {
@@ -44,6 +48,9 @@ pub enum PrivilegesError {
     /// The kernel does not take them away.
     #[error("giving up capabilities: {0}")]
     Capabilities(#[from] caps::errors::CapsError),
+    /// The kernel does not promise that root's programs get no capabilities.
+    #[error("setting the secure bit NOROOT: {0}")]
+    SecureBits(#[from] std::io::Error),
     /// The kernel does not promise that no program started from here has more.
     #[error("setting no_new_privs: {0}")]
     NoNewPrivileges(#[from] Errno),
@@ -51,8 +58,9 @@ pub enum PrivilegesError {
 
 /// Gives up everything but [`KEPT`], for this thread and those that it will start: to be called before there are any.
 ///
-/// Programs started from here inherit nothing, and as root they gain nothing either: the bounding set is emptied where
-/// that is allowed (`CAP_SETPCAP`; systemd's unit has it down to the five).
+/// Programs started from here (scripts of monitors) inherit nothing, and as root they gain nothing either (`NOROOT`). One
+/// whose file has `CAP_NET_RAW`, as `ping` on most distributions, gets that: it would not even start if the bounding set
+/// were without it. The set is cut down where that is allowed (`CAP_SETPCAP`; systemd's unit has it down to the five).
 ///
 /// A root without `CAP_DAC_OVERRIDE` is an ordinary user who owns root's files: `state_dir` and the like must be
 /// root's own then, and not left over from a service that ran as somebody else.
@@ -64,7 +72,11 @@ pub fn keep_needed() -> Result<(), PrivilegesError> {
     }
     // First, while there is the capability for it.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
-        caps::clear(None, CapSet::Bounding)?;
+        for bounded in caps::read(None, CapSet::Bounding)?.into_iter().filter(|one| !FOR_PROGRAMS.contains(one)) {
+            caps::drop(None, CapSet::Bounding, bounded)?;
+        }
+        let bits = CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED;
+        set_capabilities_secure_bits(bits).map_err(std::io::Error::from)?;
     }
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;

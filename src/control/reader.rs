@@ -3,7 +3,8 @@
 //! serde stops at the first error. Here a table's keys are taken one by one, each as the type of the field that takes
 //! it; what is wrong with one is reported and does not keep the others from being read.
 
-use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::report::{Errors, Place, Scope};
 use super::syntax;
@@ -119,6 +120,35 @@ impl<'t, 'e> Table<'t, 'e> {
         Some(fields.collect())
     }
 
+    /// A table in one line whose keys are free, as HTTP headers are: every key as `K` reads it, with its value. Empty if
+    /// it is left out.
+    pub(super) fn pairs<K: Value, V: Value>(&mut self, name: &'static str, example: &str) -> Option<Vec<(K, V)>> {
+        let Some((place, value)) = self.take(name) else { return Some(Vec::new()) };
+        let DeValue::Table(entries) = value else {
+            let wrong = Wrong::new(format!("{} is no table", describe(&value)));
+            self.errors.report(&place, wrong.message(&format!("a table, such as {example}")));
+            return None;
+        };
+        let table = Place::of_table(&self.path_of(name), place.at());
+        let read = |(key, value): (Spanned<DeString<'t>>, Spanned<DeValue<'t>>)| {
+            let at = key.span().start;
+            let text = key.into_inner();
+            let key_place = table.inside(bare_or_quoted(&text), at);
+            let key = read_value::<K>(key_place, &DeValue::String(text.clone()), self.errors);
+            let place = table.inside(bare_or_quoted(&text), value.span().start);
+            let value = read_value::<V>(place, value.get_ref(), self.errors);
+            Some((key?.value, value?.value))
+        };
+        // All of them are read before one that is wrong spoils the whole.
+        let pairs: Vec<_> = entries.into_iter().map(read).collect();
+        pairs.into_iter().collect()
+    }
+
+    /// Leaves everything that has not been taken unjudged: what is allowed depends on something that is wrong.
+    pub(super) fn ignore_rest(&mut self) {
+        self.entries = DeTable::new();
+    }
+
     /// A table, `[name]`; read as an empty one if it is left out.
     pub(super) fn table<T>(&mut self, name: &'static str, read: impl FnOnce(&mut Table<'t, 'e>) -> T) -> T {
         let (at, entries) = match self.take(name) {
@@ -182,9 +212,14 @@ impl<'t, 'e> Table<'t, 'e> {
         tables
     }
 
+    /// Whether the key is there, right or wrong; to be asked before it is taken.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
     /// Whether nothing at all is listed under `name`; to be asked before it is taken.
     pub(super) fn has_no(&self, name: &str) -> bool {
-        match self.entries.get(name).map(toml::Spanned::get_ref) {
+        match self.entries.get(name).map(Spanned::get_ref) {
             Some(DeValue::Array(elements)) => elements.is_empty(),
             Some(_) => false,
             None => true,

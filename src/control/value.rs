@@ -157,7 +157,7 @@ impl Value for Timeout {
     }
 
     fn read(value: &DeValue<'_>) -> Result<Timeout, Wrong> {
-        duration(value, Timeout::SHORTEST).map(Timeout)
+        duration(value, Timeout::SHORTEST..=Timeout::LONGEST, &COARSE).map(Timeout)
     }
 }
 
@@ -176,12 +176,17 @@ impl Value for PersistenceTimeout {
     }
 
     fn read(value: &DeValue<'_>) -> Result<PersistenceTimeout, Wrong> {
-        duration(value, PersistenceTimeout::SHORTEST).map(PersistenceTimeout)
+        duration(value, PersistenceTimeout::SHORTEST..=Timeout::LONGEST, &COARSE).map(PersistenceTimeout)
     }
 }
 
-/// A duration up to the longest timeout.
-fn duration(value: &DeValue<'_>, shortest: Duration) -> Result<Duration, Wrong> {
+/// A unit of time and its milliseconds.
+type Unit = (&'static str, u64);
+
+const COARSE: [Unit; 4] = [("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
+/// A duration in one of these units.
+fn duration(value: &DeValue<'_>, allowed: RangeInclusive<Duration>, units: &[Unit]) -> Result<Duration, Wrong> {
     let Some(text) = value.as_str() else {
         let meant = value.as_integer().map(|seconds| quoted(&format!("{}s", seconds.as_str())));
         return Err(Wrong { what: format!("{} is no duration", describe(value)), meant });
@@ -189,25 +194,29 @@ fn duration(value: &DeValue<'_>, shortest: Duration) -> Result<Duration, Wrong> 
     let found = quoted(text);
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let seconds: u64 = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 60 * 60,
-        "d" => 24 * 60 * 60,
-        "" if digits > 0 => {
-            return Err(Wrong { what: format!("{found} has no unit"), meant: Some(quoted(&format!("{text}s"))) });
-        }
-        _ => return Err(Wrong::new(format!("{found} is no duration"))),
-    };
-    if number.is_empty() {
+    if unit.is_empty() && digits > 0 {
+        return Err(Wrong { what: format!("{found} has no unit"), meant: Some(quoted(&format!("{text}s"))) });
+    }
+    let milliseconds = units.iter().find(|(name, _)| *name == unit).map(|(_, milliseconds)| *milliseconds);
+    let Some(milliseconds) = milliseconds.filter(|_| !number.is_empty()) else {
         return Err(Wrong::new(format!("{found} is no duration")));
+    };
+    let total = number.parse::<u64>().ok().and_then(|number| number.checked_mul(milliseconds));
+    match total.map(Duration::from_millis) {
+        Some(total) if total < *allowed.start() => {
+            Err(Wrong::new(format!("{found} is less than {}", spelt(*allowed.start()))))
+        }
+        Some(total) if total <= *allowed.end() => Ok(total),
+        _ => Err(Wrong::new(format!("{found} is more than {}", spelt(*allowed.end())))),
     }
-    let total = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)).map(Duration::from_secs);
-    match total {
-        Some(total) if total < shortest => Err(Wrong::new(format!("{found} is less than {}s", shortest.as_secs()))),
-        Some(total) if total <= Timeout::LONGEST => Ok(total),
-        _ => Err(Wrong::new(format!("{found} is more than 13d"))),
-    }
+}
+
+/// In the largest unit that it is a whole number of; so a configuration may have it.
+pub fn spelt(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+    let fits = units.into_iter().find(|(_, unit)| milliseconds >= *unit && milliseconds.is_multiple_of(*unit));
+    fits.map_or_else(|| "0s".to_owned(), |(name, unit)| format!("{}{name}", milliseconds / unit))
 }
 
 /// How many flows over IPv4 the connection table fits, or how many clients persistence remembers.
@@ -426,7 +435,7 @@ pub(super) fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Wrong> {
     value.as_str().ok_or_else(|| Wrong::new(format!("{} is no string", describe(value))))
 }
 
-fn integer<T>(value: &DeValue<'_>, allowed: RangeInclusive<T>) -> Result<T, Wrong>
+pub(super) fn integer<T>(value: &DeValue<'_>, allowed: RangeInclusive<T>) -> Result<T, Wrong>
 where
     T: Copy + fmt::Display + PartialOrd + TryFrom<i128> + TryInto<i128>,
 {
@@ -457,3 +466,10 @@ fn shortened(digits: &str) -> String {
     const MOST: usize = 40;
     digits.get(..MOST).map_or_else(|| digits.to_owned(), |start| format!("{start}…"))
 }
+
+mod monitor;
+pub use monitor::StatusRange;
+pub(super) use monitor::{
+    Argument, HeaderText, HostName, Interval, Members, Pattern, Payload, QueryName, RecordName, RequestPath, Stretch,
+    Times, Token,
+};

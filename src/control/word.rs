@@ -58,6 +58,45 @@ pub enum Forward {
     Ipip,
 }
 
+/// How a monitor looks at a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MonitorType {
+    /// ICMP echo.
+    Ping,
+    /// A connection is accepted.
+    Tcp,
+    /// A TLS handshake succeeds.
+    Tls,
+    /// An HTTP request is answered as expected.
+    Http,
+    /// The same over TLS.
+    Https,
+    /// A datagram is answered, or at least not refused.
+    Udp,
+    /// A DNS query is answered as expected.
+    Dns,
+    /// A program says so.
+    Script,
+}
+
+/// How many of a pool's monitors must be content with a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Combine {
+    /// Every one.
+    All,
+    /// One is enough.
+    Any,
+}
+
+/// What a member counts as until its monitors know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Up, and the first failure takes it down.
+    Up,
+    /// Down, until it has succeeded `rise` times.
+    Down,
+}
+
 /// A closed set of words, written as `Display` shows them.
 pub(super) trait Word: Copy + fmt::Display + 'static {
     /// The words of this version.
@@ -103,6 +142,27 @@ impl Word for Scheduler {
 
 impl Word for OnMemberDown {
     const BUILT: &'static [Self] = &[OnMemberDown::Reselect, OnMemberDown::Keep, OnMemberDown::Drop];
+}
+
+impl Word for MonitorType {
+    const BUILT: &'static [Self] = &[
+        MonitorType::Ping,
+        MonitorType::Tcp,
+        MonitorType::Tls,
+        MonitorType::Http,
+        MonitorType::Https,
+        MonitorType::Udp,
+        MonitorType::Dns,
+        MonitorType::Script,
+    ];
+}
+
+impl Word for Combine {
+    const BUILT: &'static [Self] = &[Combine::All, Combine::Any];
+}
+
+impl Word for Start {
+    const BUILT: &'static [Self] = &[Start::Up, Start::Down];
 }
 
 impl fmt::Display for XdpMode {
@@ -173,6 +233,39 @@ impl fmt::Display for OnMemberDown {
             OnMemberDown::Reselect => "reselect",
             OnMemberDown::Keep => "keep",
             OnMemberDown::Drop => "drop",
+        })
+    }
+}
+
+impl fmt::Display for MonitorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MonitorType::Ping => "ping",
+            MonitorType::Tcp => "tcp",
+            MonitorType::Tls => "tls",
+            MonitorType::Http => "http",
+            MonitorType::Https => "https",
+            MonitorType::Udp => "udp",
+            MonitorType::Dns => "dns",
+            MonitorType::Script => "script",
+        })
+    }
+}
+
+impl fmt::Display for Combine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Combine::All => "all",
+            Combine::Any => "any",
+        })
+    }
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Start::Up => "up",
+            Start::Down => "down",
         })
     }
 }

@@ -64,7 +64,11 @@ fn rows() -> Vec<Row> {
     let web = "port = 80\npool = \"web\"";
     vec![
         ("[[pool]]\nname = \"dns\"", "[[pool]]\nname = \"dns\"".into(), &["nothing changes"]),
-        ("\"a\"", "\"b\"".into(), &["~ node.hash_seed \"a\" → \"b\" (all that is hashed goes elsewhere)"]),
+        (
+            "\"a\"",
+            "\"b\"".into(),
+            &["~ node.hash_seed \"(not shown)\" → \"(not shown)\" (all that is hashed goes elsewhere)"],
+        ),
         ("[node]", "[node]\nname = \"x\"".into(), &["~ node.name none → \"x\""]),
         (
             "[node]",
@@ -192,6 +196,43 @@ fn every_key_is_named_with_what_it_was_and_would_be() {
 }
 
 #[test]
+fn monitors_and_what_a_pool_makes_of_them() {
+    const HTTP: &str = "[[pool.monitor]]\ntype = \"http\"\nheaders = { A = \"secret\" }\n";
+    let old = format!("{BASE}{HTTP}");
+    let rows: [(&str, String, &[&str]); 7] = [
+        (HTTP, String::new(), &["- monitor dns/http"]),
+        (HTTP, format!("{HTTP}path = \"/x\"\nrise = 3"), &["~ monitor dns/http: rise 2 → 3, path \"/\" → \"/x\""]),
+        (
+            HTTP,
+            format!("{HTTP}interval = \"200ms\""),
+            &["~ monitor dns/http: interval \"5s\" → \"200ms\", timeout \"2s\" → \"200ms\""],
+        ),
+        ("secret", "other".into(), &["~ monitor dns/http: headers \"(not shown)\" → \"(not shown)\""]),
+        (HTTP, format!("{HTTP}[[pool.monitor]]\ntype = \"ping\""), &["+ monitor dns/ping"]),
+        ("type = \"http\"", "type = \"https\"\nverify = false".into(), &["+ monitor dns/https", "- monitor dns/http"]),
+        (
+            "name = \"dns\"\n[[pool.member]]",
+            "name = \"dns\"\nsorry_pool = \"web\"\nslow_start = \"1m\"\n[[pool.member]]".into(),
+            &["~ pool dns: sorry_pool none → \"web\", slow_start none → \"1m\""],
+        ),
+    ];
+    for (from, to, expected) in rows {
+        assert!(old.contains(from), "{from}");
+        let change = Change::between(&model(&old), &model(&old.replacen(from, &to, 1)), true);
+        let found: Vec<String> = change.to_string().lines().map(str::to_owned).collect();
+        assert_eq!(found, expected, "{from:?} → {to:?}");
+    }
+    // The same index, another pool.
+    let sorry =
+        BASE.replacen("name = \"dns\"\n[[pool.member]]", "name = \"dns\"\nsorry_pool = \"web\"\n[[pool.member]]", 1);
+    let swapped = sorry
+        .replace("\"web\"\n[[pool.member]]\nname = \"web1\"", "\"www\"\n[[pool.member]]\nname = \"web1\"")
+        .replace("pool = \"web\"", "pool = \"www\"");
+    let change = Change::between(&model(&sorry), &model(&swapped), true);
+    assert!(change.to_string().contains("~ pool dns: sorry_pool \"web\" → \"www\""), "{change}");
+}
+
+#[test]
 fn the_order_of_vips_and_pools_means_nothing() {
     let (vips, pools) = BASE.split_at(BASE.find("[[pool]]").expect("pools"));
     let dns = pools.find("[[pool]]\nname = \"dns\"").expect("the second");
@@ -204,7 +245,7 @@ fn json_has_stable_keys() {
     let new = with("\"198.51.100.1\"", "\"198.51.100.1\"\nweight = 7");
     let change = Change::between(&model(BASE), &new, true);
     let expected = json!({
-        "settings": [], "vips": [], "pools": [], "impact": [],
+        "settings": [], "vips": [], "pools": [], "monitors": [], "impact": [],
         "members": [{"what": "changed", "name": "web/web1", "identity": "198.51.100.1",
                      "keys": [{"key": "weight", "from": 1, "to": 7}]}],
     });

@@ -18,7 +18,9 @@ impl fmt::Display for Change {
         for setting in &self.settings {
             writeln!(formatter, "~ {setting}")?;
         }
-        for (kind, items) in [("vip", &self.vips), ("pool", &self.pools), ("member", &self.members)] {
+        for (kind, items) in
+            [("vip", &self.vips), ("pool", &self.pools), ("member", &self.members), ("monitor", &self.monitors)]
+        {
             for item in items {
                 writeln!(formatter, "{} {kind} {item}", item.what.sign())?;
             }
@@ -109,7 +111,9 @@ impl Change {
     pub fn summary(&self) -> String {
         let settings = self.settings.iter().map(|setting| setting.key.to_string());
         let mut parts: Vec<String> = settings.collect();
-        for (kind, items) in [("VIP", &self.vips), ("pool", &self.pools), ("member", &self.members)] {
+        for (kind, items) in
+            [("VIP", &self.vips), ("pool", &self.pools), ("member", &self.members), ("monitor", &self.monitors)]
+        {
             for what in [What::Added, What::Changed, What::Removed] {
                 let names: Vec<String> =
                     items.iter().filter(|item| item.what == what).map(ToString::to_string).collect();

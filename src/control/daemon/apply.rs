@@ -210,6 +210,7 @@ impl Daemon {
         let reused = self.identities.adopt(&plan.model, plan.ids(), self.generation + 1);
         self.shared.forget(&reused);
         self.plan = plan;
+        self.checker.follow(&self.plan.model);
         self.watch();
         self.forget_what_is_gone();
         Ok(())

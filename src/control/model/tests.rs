@@ -7,6 +7,7 @@ mod addresses;
 mod anything;
 mod keys;
 mod limits;
+mod monitors;
 mod names;
 mod not_built;
 mod syntax;

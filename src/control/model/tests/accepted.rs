@@ -11,6 +11,7 @@ fn the_good_one_takes_every_default() {
         port: None,
         weight: 1,
         thresholds: None,
+        backup: false,
         enabled: true,
     };
     let timeouts = Timeouts {
@@ -50,6 +51,17 @@ fn the_good_one_takes_every_default() {
             forward: Forward::Dr,
             scheduler: Scheduler::Maglev,
             on_member_down: OnMemberDown::Reselect,
+            policy: Policy {
+                monitors: Vec::new(),
+                combine: Combine::All,
+                start: Start::Up,
+                damping: None,
+                quorum: 1,
+                quorum_hysteresis: 0,
+                sorry_pool: None,
+                slow_start: None,
+                service_port: Some(80),
+            },
             members: vec![member("web1", 4), member("web2", 5)],
         }],
     };
@@ -70,7 +82,7 @@ fn the_sample_says_everything_and_is_understood() {
     );
     let weights: Vec<_> =
         model.pools.iter().flat_map(|pool| &pool.members).map(|member| (member.weight, member.enabled)).collect();
-    assert_eq!(weights, [(1, true), (3, true), (1, true), (1, false), (0, true)]);
+    assert_eq!(weights, [(1, true), (3, true), (1, true), (1, false), (1, true), (1, true), (0, true)]);
 }
 
 #[test]

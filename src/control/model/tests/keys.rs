@@ -64,7 +64,7 @@ x3 = 1
         r#"address = "203.0.113.5"
 wieght = 2"#,
         &[
-            r#"web.toml:21:1: pool[0].member[1].wieght: unknown key (allowed: name, address, port, weight, upper_threshold, lower_threshold, enabled; did you mean "weight"?)"#,
+            r#"web.toml:21:1: pool[0].member[1].wieght: unknown key (allowed: name, address, port, weight, upper_threshold, lower_threshold, backup, enabled; did you mean "weight"?)"#,
         ],
     ),
     (
@@ -74,7 +74,9 @@ name = "web""#,
         r#"[[pool]]
 name = "web"
 method = "dr""#,
-        &["web.toml:13:1: pool[0].method: unknown key (allowed: name, forward, scheduler, on_member_down, member)"],
+        &[
+            "web.toml:13:1: pool[0].method: unknown key (allowed: name, forward, scheduler, on_member_down, monitor, monitors, start, damping, quorum, quorum_hysteresis, sorry_pool, slow_start, member)",
+        ],
     ),
     (
         "a key in the wrong letters",

@@ -70,19 +70,6 @@ name = "web1""#,
         &[r#"web.toml:13:11: pool[0].forward: "nat" is not built yet (allowed: "dr", "ipip")"#],
     ),
     (
-        "a monitor",
-        r#"[[pool]]
-name = "web"
-"#,
-        r#"[[pool]]
-name = "web"
-
-[[pool.monitor]]
-type = "http"
-"#,
-        &["web.toml:14:8: pool[0].monitor: is not built yet; leave it out"],
-    ),
-    (
         "the API",
         "[[interface]]",
         r#"[api]
@@ -127,7 +114,6 @@ fn what_is_not_built_is_refused_by_name() {
         [
             "web.toml:12:1: dataplane.flows_v6: is not built yet; leave it out",
             "web.toml:23:2: api: is not built yet; leave it out",
-            "web.toml:50:8: pool[0].monitor: is not built yet; leave it out",
         ]
     );
 }

@@ -258,6 +258,7 @@ fn open_socket(options: &OpenOptions, interface: &str, mode: CopyMode, umem: &Um
     let (tx, rx, rings) = created.map_err(|error| os_error(&error))?;
     let (fill, completion) =
         rings.ok_or_else(|| io::Error::other("the interface's queue is in use by this process"))?;
+    close_on_exec(rx.fd().as_raw_fd())?;
     if options.busy_poll {
         prefer_busy_poll(rx.fd().as_raw_fd())?;
     }
@@ -302,6 +303,15 @@ fn send_more_at_once(socket: RawFd) -> usize {
         )
     };
     if result == 0 { RING as usize } else { FRAMES_PER_SEND }
+}
+
+/// libxdp opens sockets without `SOCK_CLOEXEC`: a program that control starts would hold the queue, also when we are gone.
+fn close_on_exec(socket: RawFd) -> io::Result<()> {
+    // SAFETY: `F_SETFD` takes an int and touches no memory of ours.
+    match unsafe { libc::fcntl(socket, libc::F_SETFD, libc::FD_CLOEXEC) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn prefer_busy_poll(socket: RawFd) -> io::Result<()> {
