@@ -21,7 +21,7 @@ use pointsman::dataplane::flow::{FlowTable, Hands, KeyV4, NewFlowBudget, Now, Se
 use pointsman::dataplane::port::Port;
 use pointsman::dataplane::port::memory::{self, MemoryPort};
 use pointsman::dataplane::process::{
-    Ingress, Ledger, NOTHING, Packet, Prepared, State, apply, carry_out, conclude, decide, prepare,
+    Ingress, Ledger, NOTHING, Packet, Prepared, State, apply, carry_out, conclude_known, conclude_rest, decide, prepare,
 };
 use pointsman::dataplane::tables::{InterfaceId, MemberId, Tables};
 use pointsman::dataplane::verdict::{Decision, DropReason, FlowEffect, Verdict};
@@ -233,7 +233,9 @@ impl Run {
         let (conflicts, now) = (ArrayQueue::new(1), Now(self.now));
         let mut ledger = Ledger { counters: &self.counters, budget: &mut self.budget, conflicts: &conflicts };
         let (egress, verdict) = if in_one_go {
-            (conclude(&state, (&prepared, INGRESS), (&port, &mut frame), &mut ledger, now), None)
+            let known = conclude_known(&state, (&prepared, INGRESS), (&port, &mut frame), &ledger, now);
+            let rest = || conclude_rest(&state, (&prepared, INGRESS), (&port, &mut frame), &mut ledger, now);
+            (known.unwrap_or_else(rest), None)
         } else {
             let verdict = apply(&decision, (&prepared, length), &state, &mut ledger, now);
             (carry_out((verdict, &prepared), (&port, &mut frame), tables, INGRESS), Some(verdict))

@@ -64,6 +64,14 @@ impl Bare {
     /// One burst.
     #[inline]
     pub(super) fn round(&mut self) {
+        match self.outer {
+            None => self.round_of::<false>([0; OUTER_LENGTH]),
+            Some(outer) => self.round_of::<true>(outer),
+        }
+    }
+
+    #[inline]
+    fn round_of<const IN_TUNNEL: bool>(&mut self, outer: [u8; OUTER_LENGTH]) {
         self.port.receive(&mut self.burst, BURST);
         self.read.clear();
         for (at, frame) in self.burst.iter().enumerate() {
@@ -77,11 +85,11 @@ impl Bare {
         for (frame, &(key, line)) in self.burst.iter_mut().zip(&self.read) {
             let line: &[AtomicU64; LINE_WORDS] = &self.lines[line].0;
             let found = (0..LINE_WORDS).step_by(2).find(|&word| line[word].load(Ordering::Relaxed) == key);
-            let grown = self.outer.filter(|_| self.port.grow(frame, OUTER_LENGTH));
+            let has_grown = IN_TUNNEL && self.port.grow(frame, OUTER_LENGTH);
             let bytes = self.port.bytes_mut(frame);
-            if let (Some(outer), Some(room)) = (grown, bytes.get_mut(12..)) {
+            if has_grown && let Some(room) = bytes.get_mut(12..14 + OUTER_LENGTH) {
                 room[..2].copy_from_slice(&[8, 0]);
-                room[2..][..OUTER_LENGTH].copy_from_slice(&outer);
+                room[2..].copy_from_slice(&outer);
             }
             self.counted[0] += found.map_or(0, |word| line[word + 1].load(Ordering::Relaxed));
             self.counted[1] += bytes.len() as u64;

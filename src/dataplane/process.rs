@@ -3,8 +3,8 @@
 //! A burst goes through it in two steps: [`prepare`] reads every packet and asks for the cache line that its flow lies
 //! in, then [`decide`] decides about each. Both only read. (What another worker did since can give the packet's flow
 //! another member, and a table without room sends it where its later packets will go: then [`apply`] says so.) What
-//! follows is a value ([`Decision`]); [`apply`] and [`carry_out`] make it happen. [`conclude`] is these three, one
-//! after the other. No syscall, no clock, no allocation, no lock.
+//! follows is a value ([`Decision`]); [`apply`] and [`carry_out`] make it happen. [`conclude_known`] and
+//! [`conclude_rest`] are these three, one after the other. No syscall, no clock, no allocation, no lock.
 //!
 //! Nearly every packet belongs to a flow that the connection table knows and says nothing new of it: `known` decides
 //! about these, and what is left is out of their way.
@@ -365,26 +365,46 @@ impl Ledger<'_> {
     }
 }
 
-/// [`decide`], [`apply`] and [`carry_out`] for one packet; names the interface that the frame leaves by, if it does. `port` is
-/// where it came in, which is `ingress`.
+/// [`decide`], [`apply`] and [`carry_out`] for one packet, if it says nothing new of a flow that the connection table
+/// knows; names the interface that the frame leaves by, if it does. `port` is where it came in, which is `ingress`.
+/// `None`: nothing is done yet.
 #[inline(always)]
-pub fn conclude<P: Port>(
+pub fn conclude_known<P: Port>(
+    state: &State<'_>,
+    (prepared, ingress): (&Prepared, InterfaceId),
+    (port, frame): (&P, &mut P::Frame),
+    ledger: &Ledger<'_>,
+    now: Now,
+) -> Option<Egress> {
+    let packet = || Packet { frame: port.bytes(frame), ingress, headroom: port.headroom(frame) };
+    let (passenger, id, member) = known(state, packet, prepared, now)?;
+    let egress = to_member(member, passenger, (port, frame), state.tables);
+    ledger.count(passenger, id);
+    Some(egress)
+}
+
+/// Asks for what [`conclude_rest`] will look at.
+#[inline]
+pub fn postpone(state: &State<'_>, prepared: &Prepared) {
+    if let Prepared::ToMember(passenger) = prepared {
+        state.flows.v4.prefetch_second(passenger.place);
+    }
+}
+
+/// The same for all other packets. They may come after those of the burst that are known: a flow's packets stay in
+/// order all the same, but for those behind one that ends its connection.
+#[inline]
+pub fn conclude_rest<P: Port>(
     state: &State<'_>,
     (prepared, ingress): (&Prepared, InterfaceId),
     (port, frame): (&P, &mut P::Frame),
     ledger: &mut Ledger<'_>,
     now: Now,
 ) -> Egress {
-    let packet = || Packet { frame: port.bytes(frame), ingress, headroom: port.headroom(frame) };
-    match known(state, packet, prepared, now) {
-        // What `decide` says, and `apply` does, about these.
-        Some((passenger, id, member)) => {
-            let egress = to_member(member, passenger, (port, frame), state.tables);
-            ledger.count(passenger, id);
-            egress
-        }
-        None if state.may_enter => conclude_anew(state, (prepared, ingress), (port, frame), ledger, now),
-        None => conclude_above_budget(state, (prepared, ingress), (port, frame), ledger, now),
+    if state.may_enter {
+        conclude_anew(state, (prepared, ingress), (port, frame), ledger, now)
+    } else {
+        conclude_above_budget(state, (prepared, ingress), (port, frame), ledger, now)
     }
 }
 

@@ -12,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::counters::Counters;
 use super::flow::{FlowTable, NewFlowBudget, Now};
 use super::port::{Port, RingStatistics};
-use super::process::{Ingress, Ledger, NOTHING, Prepared, State, conclude, prepare};
+use super::process::{Ingress, Ledger, NOTHING, Prepared, State, conclude_known, conclude_rest, postpone, prepare};
 use super::tables::{Egress, InterfaceId, Tables};
 use super::verdict::{Conflict, DropReason};
 
@@ -359,13 +359,28 @@ impl<P: Port> Worker<P> {
         let mut ledger = Ledger { counters: &self.counters, budget: &mut self.budget, conflicts };
         let frames = &mut self.received[start..];
         let (frames, later) = frames.split_at_mut(BURST.min(frames.len()));
-        let egresses = self.egresses[start..].iter_mut();
-        for (((at, frame), egress), prepared) in frames.iter_mut().enumerate().zip(egresses).zip(self.prepared.iter()) {
+        let egresses = &mut self.egresses[start..];
+        let (mut rest, mut count) = ([0u8; BURST], 0);
+        let each = frames.iter_mut().zip(egresses.iter_mut()).zip(self.prepared.iter());
+        for (at, ((frame, egress), prepared)) in each.enumerate() {
             // Memory answers so many requests at a time: those of the next burst are spread over this one.
             if let Some(later) = later.get(at) {
                 port.prefetch(later);
             }
-            *egress = conclude(&state, (prepared, ingress), (port, frame), &mut ledger, now);
+            match conclude_known(&state, (prepared, ingress), (port, frame), &ledger, now) {
+                Some(known) => *egress = known,
+                None if state.may_enter => {
+                    postpone(&state, prepared);
+                    rest[count % BURST] = at as u8;
+                    count += 1;
+                }
+                // In a flood few lie in second lines, or are entered.
+                None => *egress = conclude_rest(&state, (prepared, ingress), (port, frame), &mut ledger, now),
+            }
+        }
+        for at in rest.iter().take(count).map(|&at| usize::from(at) % BURST) {
+            let (frame, prepared) = (&mut frames[at], &self.prepared[at]);
+            egresses[at] = conclude_rest(&state, (prepared, ingress), (port, frame), &mut ledger, now);
         }
     }
 

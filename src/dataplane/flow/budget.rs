@@ -32,8 +32,7 @@ impl NewFlowBudget {
     /// Adds what has accrued; once in a burst.
     #[inline]
     pub fn refill(&mut self, now: Now) {
-        // Longer than this, and the bucket is full anyway.
-        let elapsed = now.0.saturating_sub(self.refilled.0).min(FLOW.cast_unsigned());
+        let elapsed = now.0.saturating_sub(self.refilled.0);
         let accrued = elapsed.saturating_mul(self.per_second).min(i64::MAX.cast_unsigned()).cast_signed();
         self.tokens = self.tokens.saturating_add(accrued).min(Self::most(self.per_second));
         self.refilled = self.refilled.max(now);
@@ -105,6 +104,11 @@ mod tests {
         assert!(!budget.has_left());
         budget.refill(Now(65_000_000));
         assert_eq!(taken(&mut budget, 10), 1);
+        // A long time at once, too: with one flow a second, two of debt take two seconds.
+        let mut slow = NewFlowBudget::new(1, Now(0));
+        (0..3).for_each(|_| slow.take());
+        slow.refill(Now(2_900_000_000));
+        assert_eq!(taken(&mut slow, 10), 1);
     }
 
     #[test]

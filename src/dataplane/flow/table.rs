@@ -158,6 +158,16 @@ impl<K: Key> Table<K> {
         }
     }
 
+    /// Asks for the second line, if the flow may lie there. Looks at the first.
+    #[inline]
+    pub fn prefetch_second(&self, place: Place) {
+        if self.is_marked(place)
+            && let Some(line) = self.lines.get(self.secondary(place) as usize)
+        {
+            prefetch(line);
+        }
+    }
+
     #[inline]
     pub(super) fn entries(&self, line: u32) -> Entries<'_, K> {
         Entries::of(&self.lines[line as usize])
