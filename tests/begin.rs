@@ -458,7 +458,7 @@ fn a_client_that_comes_again_outlives_a_flood_of_datagrams() {
 #[test]
 fn clients_are_remembered_within_the_budget_only() {
     let (tables, flows) = one_packet_with_persistence();
-    let clients = || flows.templates.as_ref().map_or(0, Templates::clients);
+    let clients = || flows.templates.get().map_or(0, Templates::clients);
     let known = datagram_of(0x0b00_0001);
     let member = member_of(walk_with(&tables, &flows, &known, NOW).1);
     assert_eq!(clients(), 1);

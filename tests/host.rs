@@ -9,7 +9,6 @@ mod support;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use pointsman::lab::{Lab, LabError, Layout, Load, Process, Service, Topology, wait_until};
 use support::{build, statistic, topology};
 
@@ -160,17 +159,6 @@ fn an_interface_without_ethernet_is_refused_by_name() {
     let (status, log) = refusal(&lab, &config);
     assert!(status.contains("exit status: 3"), "{status}");
     assert!(log.contains("pointsman: tun9 (driver tun): it has no Ethernet address, "), "{log}");
-}
-
-#[test]
-fn sighup_changes_nothing_and_says_so() {
-    let Some(lab) = build(&topology()) else { return };
-    let _members = lab.spawn_member_servers().expect("members");
-    let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1, 1, 1])])).expect("balancer");
-    balancer.signal(Signal::SIGHUP).expect("signal");
-    assert_logs(&balancer, "SIGHUP: reloading is not built yet: nothing has changed");
-    assert_forwards(&lab);
-    assert!(balancer.stop().expect("stop").success());
 }
 
 #[test]

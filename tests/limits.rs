@@ -37,6 +37,7 @@ impl Walk {
         tables.limits = Limits {
             policies: tables.vips.iter().map(|_| policy).collect(),
             thresholds: tables.members.iter().map(|_| thresholds).collect(),
+            ..Limits::default()
         };
         for vip in &mut tables.vips[..3] {
             vip.pool = Arc::new(pool(scheduler, OnMemberDown::Reselect, &[(0, 1), (1, 1), (2, 1)]));

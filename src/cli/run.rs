@@ -4,16 +4,22 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use sd_notify::NotifyState;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use super::{EXIT_CANNOT_RUN, EXIT_NOT_SO};
-use crate::control::daemon;
+use crate::control::daemon::{self, Progress};
 use crate::control::model::Model;
-use crate::control::{occupant, privileges};
+use crate::control::{occupant, privileges, reload};
 
 /// Runs the balancer until SIGTERM or SIGINT.
 pub fn run(config: &Path) -> ExitCode {
+    // SIGHUP may come at any time from here on.
+    if let Err(error) = reload::hold_hangups() {
+        eprintln!("pointsman: holding SIGHUP back: {error}");
+        return ExitCode::from(EXIT_CANNOT_RUN);
+    }
     let model = match Model::load(config) {
         Ok(model) => model,
         Err(errors) => {
@@ -35,7 +41,7 @@ pub fn run(config: &Path) -> ExitCode {
         eprintln!("pointsman: {error}");
         return ExitCode::from(EXIT_CANNOT_RUN);
     }
-    match daemon::run(model, say_ready) {
+    match daemon::run(config.to_owned(), model, tell) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pointsman: {error}");
@@ -45,12 +51,21 @@ pub fn run(config: &Path) -> ExitCode {
     }
 }
 
-/// Tells whoever started us: a line on stdout for people and scripts, a datagram for systemd.
-fn say_ready() {
+/// Tells whoever started us: a line on stdout for people and scripts, datagrams for systemd.
+fn tell(progress: Progress<'_>) {
     // Nobody reads: that is their choice.
-    let _ = writeln!(std::io::stdout(), "ready");
-    let _ = std::io::stdout().flush();
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    let _ = match progress {
+        Progress::Ready => {
+            let _ = writeln!(std::io::stdout(), "ready");
+            let _ = std::io::stdout().flush();
+            sd_notify::notify(false, &[NotifyState::Ready])
+        }
+        Progress::Reloading => match NotifyState::monotonic_usec_now() {
+            Ok(now) => sd_notify::notify(false, &[NotifyState::Reloading, now]),
+            Err(error) => Err(error),
+        },
+        Progress::Reloaded(outcome) => sd_notify::notify(false, &[NotifyState::Status(outcome), NotifyState::Ready]),
+    };
 }
 
 /// stdout carries `ready` and nothing else. `RUST_LOG` sets the level, `NO_COLOR` is honoured.

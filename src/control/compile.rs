@@ -1,7 +1,7 @@
 //! Model + network → immutable tables, and what the steering program and the status need to know. Pure: the same
 //! input gives the same output, and nothing is touched.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
@@ -10,13 +10,14 @@ use std::time::Instant;
 
 use super::announce::arp::Announcement;
 use super::health::{Finding, Health};
+use super::identity::{Assignment, Identities};
 use super::maglev::{Candidate, Layout, PARTS};
 use super::model::{Announce, Forward, Member, Model, Pool, Protocol, VipPort};
 use super::neighbor::{Network, NextHop, Unresolved};
 use super::serving::{Serving, Standing};
 use crate::dataplane::encap::{OUTER_LENGTH, Source, Template};
 use crate::dataplane::flow::{Sizes, Timeouts};
-use crate::dataplane::limits::{Limits, Policy};
+use crate::dataplane::limits::{Gone, Limits, Policy};
 use crate::dataplane::load::Thresholds;
 use crate::dataplane::persistence::Persistence;
 use crate::dataplane::schedule::{self, Pool as TablePool};
@@ -26,28 +27,38 @@ use crate::dataplane::tables::{
     Interface, InterfaceId, Member as TableMember, MemberId, Tables, Vip, VipAddress, VipId, Way,
 };
 
-/// A model and what can be computed from it alone, once: ids and Maglev layouts; and what is known of its members.
+/// A model, its ids, and what can be computed from these alone, once: Maglev layouts; and what is known of its members.
 #[derive(Debug)]
 pub struct Plan {
     /// The configuration.
     pub model: Model,
+    ids: Assignment,
+    gone: Gone,
     /// What the members' monitors have found.
     pub health: Health,
     /// The moment it is, for shares that grow.
     pub now: Instant,
-    /// One per pool, and what was last made of it: a change of one pool leaves the others' tables as they are.
-    layouts: Vec<(Layout, Option<Laid>)>,
+    /// One per pool: a change of one pool leaves the others' tables as they are.
+    layouts: Vec<PoolLayout>,
     /// By pool.
     standings: HashMap<String, Standing>,
     /// When a share next grows.
     next: Option<Instant>,
 }
 
+/// A pool's layout, and what was last made of it.
+#[derive(Debug, Clone)]
+struct PoolLayout {
+    /// What it was made from, in the pool's order.
+    candidates: Vec<Candidate>,
+    layout: Arc<Layout>,
+    laid: Option<Laid>,
+}
+
 /// What a pool's usable members come to.
 #[derive(Debug, Clone)]
 struct Laid {
     parts: Vec<u32>,
-    weights: Vec<u16>,
     slots: Arc<[MemberId]>,
     pool: Arc<TablePool>,
 }
@@ -61,7 +72,7 @@ pub struct Compiled {
     pub services: Vec<Destination>,
     /// For the steering programs: those of the VIPs' addresses that are the host's own, too.
     pub host_addresses: BTreeSet<u32>,
-    /// One per [`MemberId`].
+    /// One per member, in the model's order.
     pub members: Vec<MemberStatus>,
     /// What is wrong with the configuration on this host.
     pub problems: Vec<String>,
@@ -151,15 +162,54 @@ impl Compiled {
 }
 
 impl Plan {
-    /// Gives every member its id and lays every pool out.
+    /// Gives every VIP and member an id, as if there had been none before, and lays every pool out.
     pub fn new(model: Model) -> Self {
-        let layouts = model
-            .pools
-            .iter()
-            .zip(first_ids(&model))
-            .map(|(pool, first)| (Layout::new(&candidates(pool, &configured(pool), first)), None))
+        // A model has no more of them than there are ids.
+        let ids = Identities::default().assign(&model).expect("a model's VIPs and members fit");
+        Self::with(model, ids, None)
+    }
+
+    /// The same with these ids for the model; what does not differ from an earlier plan is taken from it, and so is what
+    /// it knew.
+    pub fn with(model: Model, ids: Assignment, before: Option<&Self>) -> Self {
+        let health = before.map(|before| before.health.clone()).unwrap_or_default();
+        let old: HashMap<&str, (&Pool, &PoolLayout)> = before
+            .into_iter()
+            .flat_map(|before| before.model.pools.iter().zip(&before.layouts))
+            .map(|(pool, layout)| (pool.name.as_str(), (pool, layout)))
             .collect();
-        Self { model, health: Health::default(), now: Instant::now(), layouts, standings: HashMap::new(), next: None }
+        let lay_out = |(pool, ids): (&Pool, &Vec<MemberId>)| {
+            let candidates = candidates(pool, &weights(pool, &health), ids);
+            match old.get(pool.name.as_str()) {
+                Some((before, layout)) if layout.candidates == candidates => {
+                    let chooses_alike =
+                        (before.scheduler, before.on_member_down) == (pool.scheduler, pool.on_member_down);
+                    PoolLayout { laid: layout.laid.clone().filter(|_| chooses_alike), ..(*layout).clone() }
+                }
+                _ => PoolLayout { layout: Arc::new(Layout::new(&candidates)), candidates, laid: None },
+            }
+        };
+        let layouts = model.pools.iter().zip(&ids.members).map(lay_out).collect();
+        let mut standings = before.map(|before| before.standings.clone()).unwrap_or_default();
+        let names: HashSet<&str> = model.pools.iter().map(|pool| pool.name.as_str()).collect();
+        standings.retain(|name, _| names.contains(name.as_str()));
+        Self { gone: ids.gone(), model, ids, health, now: Instant::now(), layouts, standings, next: None }
+    }
+
+    /// Every VIP and its id, in the model's order.
+    pub fn vips(&self) -> impl Iterator<Item = (&super::model::Vip, VipId)> {
+        self.model.vips.iter().zip(self.ids.vips.iter().copied())
+    }
+
+    /// Every member with its pool and its id, in the model's order.
+    pub fn members(&self) -> impl Iterator<Item = (&Pool, &Member, MemberId)> {
+        let pools = self.model.pools.iter().zip(&self.ids.members);
+        pools.flat_map(|(pool, ids)| pool.members.iter().zip(ids).map(move |(member, id)| (pool, member, *id)))
+    }
+
+    /// The ids of all of them.
+    pub fn ids(&self) -> &Assignment {
+        &self.ids
     }
 
     /// The addresses whose next hops [`Plan::compile`] wants to know.
@@ -167,60 +217,59 @@ impl Plan {
         self.model.pools.iter().flat_map(|pool| &pool.members).map(|member| member.address).collect()
     }
 
-    /// How much of everything the plan's tables name.
+    /// How much of everything there is to be for as long as the process lives: any later plan's ids fit.
     pub fn sizes(&self) -> Sizes {
-        let Model { dataplane, vips, pools, .. } = &self.model;
-        let is_persistent = vips.iter().any(|vip| vip.persistence.is_some());
         Sizes {
-            flows_v4: dataplane.flows_v4,
-            persistence_v4: is_persistent.then_some(dataplane.persistence_v4),
-            members: pools.iter().map(|pool| pool.members.len()).sum(),
-            vips: vips.len(),
+            flows_v4: self.model.dataplane.flows_v4,
+            persistence_v4: self.persistent_clients(),
+            members: MemberId::MOST,
+            vips: VipId::MOST,
         }
     }
 
-    /// Compiles the tables for the network and the members' health as they are now. `interfaces` are those of the listed ones that are served, in
+    /// How many clients persistence must be able to remember; `None`: no VIP is persistent.
+    pub fn persistent_clients(&self) -> Option<usize> {
+        let is_persistent = self.model.vips.iter().any(|vip| vip.persistence.is_some());
+        is_persistent.then_some(self.model.dataplane.persistence_v4)
+    }
+
+    /// Compiles the tables for the network and the members' health as they are now. `interfaces` are those of the listed
+    /// ones that are served, in
     /// the order of [`InterfaceId`].
     pub fn compile(&mut self, network: &Network, interfaces: &[String], generation: u64) -> Compiled {
-        let (members, statuses): (Vec<_>, Vec<_>) = self
-            .model
-            .pools
-            .iter()
-            .flat_map(|pool| pool.members.iter().map(move |member| (pool, member)))
-            .map(|(pool, member)| self.compile_member(pool, member, network, interfaces))
-            .unzip();
+        let mut members = vec![TableMember::NOBODY; self.ids.members_end];
+        let mut statuses = Vec::with_capacity(members.len());
+        for (pool, member, id) in self.members() {
+            let (entry, status) = self.compile_member(pool, member, network, interfaces);
+            members[id.0 as usize] = entry;
+            statuses.push(status);
+        }
         let laid = self.lay(&statuses);
         let timeouts = timeouts(&self.model.timeouts);
         // A disabled VIP keeps its id and its address; it is just not served, and so dropped as that.
-        let vips = self
-            .model
-            .vips
-            .iter()
-            .map(|vip| {
-                let Laid { slots, pool, .. } = laid[vip.pool].clone();
-                Vip { slots, timeouts: self::timeouts(&vip.timeouts), destination: destination(vip), pool }
-            })
-            .collect();
+        let mut vips = vec![Vip::nobody(); self.ids.vips_end];
+        for (vip, id) in self.vips() {
+            let Laid { slots, pool, .. } = laid[vip.pool].clone();
+            vips[usize::from(id.0)] =
+                Vip { slots, timeouts: self::timeouts(&vip.timeouts), destination: destination(vip), pool };
+        }
         let served: Vec<(Destination, VipId)> = self
-            .model
-            .vips
-            .iter()
-            .zip(0..)
+            .vips()
             .filter(|(vip, _)| vip.enabled && !cuts_off(vip, network))
-            .map(|(vip, id)| (destination(vip), VipId(id)))
+            .map(|(vip, id)| (destination(vip), id))
             .collect();
         let problems = self.problems(network);
         Compiled {
             tables: Tables {
                 generation,
                 services: ServiceTable::new(&served),
-                vips,
+                vips: vips.into(),
                 members: members.into(),
                 interfaces: compile_interfaces(network, interfaces),
                 addresses: self.addresses(network, interfaces),
                 seed: Seed::from_text(&self.model.node.hash_seed),
                 timeouts,
-                limits: limits(&self.model),
+                limits: self.limits(),
             },
             services: served.into_iter().map(|(destination, _)| destination).collect(),
             host_addresses: self.host_addresses(network),
@@ -241,8 +290,8 @@ impl Plan {
         let mut all = Vec::with_capacity(self.layouts.len());
         let mut sorry = Vec::with_capacity(self.layouts.len());
         self.next = None;
-        let pools = self.model.pools.iter().zip(first_ids(&self.model));
-        for ((pool, first), (layout, laid)) in pools.zip(&mut self.layouts) {
+        let pools = self.model.pools.iter().zip(&self.ids.members);
+        for ((pool, ids), PoolLayout { candidates: laid_out, layout, laid }) in pools.zip(&mut self.layouts) {
             let (members, after) = rest.split_at(pool.members.len());
             rest = after;
             let states: Vec<&MemberState> = members.iter().map(|member| &member.state).collect();
@@ -250,15 +299,17 @@ impl Plan {
             let Serving { parts, is_sorry, next } = standing.follow(pool, &states, self.now);
             self.next = [self.next, next].into_iter().flatten().min();
             let weights = weights(pool, &self.health);
-            let weighed = laid.as_ref().map_or_else(|| configured(pool), |laid| laid.weights.clone());
-            if weighed != weights {
-                *layout = Layout::new(&candidates(pool, &weights, first));
+            let candidates = candidates(pool, &weights, ids);
+            if *laid_out != candidates {
+                *layout = Arc::new(Layout::new(&candidates));
+                *laid_out = candidates;
                 *laid = None;
             }
             if laid.as_ref().is_none_or(|laid| laid.parts != parts) {
-                let slots = layout.slots_by_parts(|id| parts.get((id.0 - first) as usize).copied().unwrap_or(0));
-                let pool = Arc::new(schedulable(pool, first, &parts, &weights));
-                *laid = Some(Laid { parts, weights, slots, pool });
+                let part_of: HashMap<MemberId, u32> = ids.iter().copied().zip(parts.iter().copied()).collect();
+                let slots = layout.slots_by_parts(|id| part_of.get(&id).copied().unwrap_or(0));
+                let pool = Arc::new(schedulable(pool, ids, &parts, &weights));
+                *laid = Some(Laid { parts, slots, pool });
             }
             all.extend(laid.clone());
             sorry.push(pool.policy.sorry_pool.filter(|_| is_sorry));
@@ -287,7 +338,7 @@ impl Plan {
         // Whoever serves nobody has no use for the flows that it has, whatever its state is called.
         let is_down = matches!(finding, Some(Finding::Down(_)));
         let way = way.ok().filter(|_| !is_down);
-        let entry = way.unwrap_or(TableMember { way: Way::None, egress: InterfaceId(0), largest: 0 });
+        let entry = way.unwrap_or(TableMember::NOBODY);
         (entry, MemberStatus { name: format!("{}/{}", pool.name, member.name), state })
     }
 
@@ -349,17 +400,48 @@ impl Plan {
         vips.filter(|address| network.addresses.contains(address)).map(u32::from).collect()
     }
 
-    fn problems(&self, network: &Network) -> Vec<String> {
-        let cutting = self.model.vips.iter().filter(|vip| cuts_off(vip, network));
-        let words = cutting.map(|vip| {
-            format!(
-                "VIP {}: port \"any\" on {}, which is also this host's own address: it would cut the host off, so it \
-                 is not served; name the ports, or take the address off the host",
-                vip.name, vip.address
-            )
-        });
-        words.collect()
+    /// What few VIPs and members ask for; nothing as long as none does.
+    fn limits(&self) -> Limits {
+        let policy = |vip: &super::model::Vip| Policy {
+            connection_limit: vip.connection_limit.and_then(NonZeroU32::new),
+            one_packet: vip.one_packet,
+            persistence: vip.persistence.map(|persistence| Persistence::new(persistence.timeout, persistence.netmask)),
+        };
+        let thresholds_of = |member: &Member| {
+            let thresholds = member.thresholds?;
+            let lower = thresholds.lower.and_then(NonZeroU32::new);
+            Some(Thresholds { upper: NonZeroU32::new(thresholds.upper)?, lower })
+        };
+        let mut policies = vec![Policy::default(); self.ids.vips_end];
+        for (vip, id) in self.vips() {
+            policies[usize::from(id.0)] = policy(vip);
+        }
+        let has_thresholds = self.members().any(|(_, member, _)| member.thresholds.is_some());
+        let mut thresholds = vec![None; if has_thresholds { self.ids.members_end } else { 0 }];
+        for (_, member, id) in self.members() {
+            if let Some(entry) = thresholds.get_mut(id.0 as usize) {
+                *entry = thresholds_of(member);
+            }
+        }
+        Limits { policies: policies.into(), thresholds: thresholds.into(), gone: self.gone.clone() }
     }
+
+    fn problems(&self, network: &Network) -> Vec<String> {
+        problems(&self.model, network)
+    }
+}
+
+/// What is wrong with a configuration on a host in this network.
+pub fn problems(model: &Model, network: &Network) -> Vec<String> {
+    let cutting = model.vips.iter().filter(|vip| cuts_off(vip, network));
+    let words = cutting.map(|vip| {
+        format!(
+            "VIP {}: port \"any\" on {}, which is also this host's own address: it would cut the host off, so it is \
+             not served; name the ports, or take the address off the host",
+            vip.name, vip.address
+        )
+    });
+    words.collect()
 }
 
 fn timeouts(timeouts: &super::model::Timeouts) -> Timeouts {
@@ -369,26 +451,6 @@ fn timeouts(timeouts: &super::model::Timeouts) -> Timeouts {
 fn compile_interfaces(network: &Network, interfaces: &[String]) -> Box<[Interface]> {
     let mac = |name: &String| network.links.get(name).map_or([0; 6], |link| link.mac);
     interfaces.iter().map(|name| Interface { mac: mac(name) }).collect()
-}
-
-/// What few VIPs and members ask for; nothing as long as none does.
-fn limits(model: &Model) -> Limits {
-    let policy = |vip: &super::model::Vip| Policy {
-        connection_limit: vip.connection_limit.and_then(NonZeroU32::new),
-        one_packet: vip.one_packet,
-        persistence: vip.persistence.map(|persistence| Persistence::new(persistence.timeout, persistence.netmask)),
-    };
-    let members = || model.pools.iter().flat_map(|pool| &pool.members);
-    let thresholds = |member: &Member| {
-        let thresholds = member.thresholds?;
-        let lower = thresholds.lower.and_then(NonZeroU32::new);
-        Some(Thresholds { upper: NonZeroU32::new(thresholds.upper)?, lower })
-    };
-    let has_thresholds = members().any(|member| member.thresholds.is_some());
-    Limits {
-        policies: model.vips.iter().map(policy).collect(),
-        thresholds: if has_thresholds { members().map(thresholds).collect() } else { Box::default() },
-    }
 }
 
 /// The interfaces by which a VIP's address is announced: those in whose subnet it is, where its clients' routers ask
@@ -408,19 +470,6 @@ fn cuts_off(vip: &super::model::Vip, network: &Network) -> bool {
     vip.enabled && vip.port == VipPort::Any && network.addresses.contains(&vip.address)
 }
 
-/// The id of each pool's first member.
-fn first_ids(model: &Model) -> impl Iterator<Item = u32> {
-    model.pools.iter().scan(0, |next, pool| {
-        let first = *next;
-        *next += pool.members.len() as u32;
-        Some(first)
-    })
-}
-
-fn configured(pool: &Pool) -> Vec<u16> {
-    pool.members.iter().map(|member| member.weight).collect()
-}
-
 /// The configured weights, but for members that a script has given another. (One of 0 is a state, not a weight: whoever
 /// drains keeps its slots for later.)
 fn weights(pool: &Pool, health: &Health) -> Vec<u16> {
@@ -431,33 +480,30 @@ fn weights(pool: &Pool, health: &Health) -> Vec<u16> {
     pool.members.iter().map(weight).collect()
 }
 
-fn candidates(pool: &Pool, weights: &[u16], first: u32) -> Vec<Candidate> {
-    pool.members
-        .iter()
-        .zip(weights)
-        .zip(first..)
-        .map(|((member, weight), id)| Candidate {
-            address: member.address,
-            // Under direct routing and in tunnels a member's port is its VIPs', written down or not: no part of its
-            // identity.
-            port: 0,
-            weight: *weight,
-            id: MemberId(id),
-        })
-        .collect()
+fn candidates(pool: &Pool, weights: &[u16], ids: &[MemberId]) -> Vec<Candidate> {
+    let members = pool.members.iter().zip(weights).zip(ids);
+    let candidate = |((member, &weight), &id): ((&Member, _), _)| Candidate {
+        address: member.address,
+        // Under direct routing and in tunnels a member's port is its VIPs', written down or not: no part of its
+        // identity.
+        port: 0,
+        weight,
+        id,
+    };
+    members.map(candidate).collect()
 }
 
 /// The pool as its scheduler sees it: every member, in the file's order, those that get no new flows with weight 0.
-fn schedulable(pool: &Pool, first: u32, parts: &[u32], weights: &[u16]) -> TablePool {
+fn schedulable(pool: &Pool, ids: &[MemberId], parts: &[u32], weights: &[u16]) -> TablePool {
     // Weights are whole numbers: a part of 1 is to be one of several, too, where that fits.
     let heaviest = weights.iter().copied().max().map_or(0, u32::from);
     let is_partial = parts.iter().any(|part| !matches!(*part, 0 | PARTS));
     let scale = if is_partial && heaviest * PARTS <= u16::MAX.into() { PARTS } else { 1 };
-    let weigh = |((part, weight), id): ((&u32, &u16), u32)| {
+    let weigh = |((part, weight), &id): ((&u32, &u16), _)| {
         let weight = (u32::from(*weight) * scale * part).div_ceil(PARTS);
-        schedule::Candidate { member: MemberId(id), weight: weight as u16 }
+        schedule::Candidate { member: id, weight: weight as u16 }
     };
-    let candidates = parts.iter().zip(weights).zip(first..).map(weigh).collect();
+    let candidates = parts.iter().zip(weights).zip(ids).map(weigh).collect();
     TablePool::new(pool.scheduler, pool.on_member_down, candidates)
 }
 

@@ -1,13 +1,13 @@
 //! The control thread: brings the data plane up, keeps its tables true to the network, and takes it down.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::convert::Infallible;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
@@ -15,17 +15,24 @@ use super::announce::arp::Announcer;
 use super::compile::{Compiled, MemberState, MemberStatus, NotReachable, Plan};
 use super::fit::{self, Fit, Unfit};
 use super::health::Checker;
+use super::identity::{Identities, NoIds};
 use super::model::Model;
 use super::neighbor::{Link, Network, Unresolved, WatchError, Watcher};
 use super::plane::{self, Misfit, PATIENCE_WITH_OURSELVES, Place, Plane, PlaneError, Shared};
 use super::publish::WorkerStuck;
+use super::reload::{Reloads, Told};
 use super::statistics::Statistics;
 use crate::dataplane::flow::{FlowTable, Hands, SWEEP_ROUND, Sizes};
 use crate::dataplane::memory::LINE_BYTES;
 use crate::dataplane::port::nic;
 use crate::dataplane::port::steering::SteeringCounters;
+use apply::Proposal;
 
-/// How long `ready` waits for members whose next hop is not known yet.
+mod apply;
+
+pub use apply::Refused;
+
+/// How long `ready`, and another configuration, wait for members whose next hop is not known yet.
 const FIRST_RESOLUTION: Duration = Duration::from_secs(1);
 
 /// How long `ready` waits for the first results of members' checks: those of members that answer come within
@@ -58,6 +65,9 @@ pub enum DaemonError {
     /// The configuration does not fit this host.
     #[error("{0}")]
     Config(String),
+    /// It has more VIPs or members than there can be.
+    #[error(transparent)]
+    NoIds(#[from] NoIds),
     /// None of the listed interfaces exists.
     #[error("interface {}: {} on this host (see: ip link)", .0.join(", "), if .0.len() == 1 { "does not exist" } else { "none of them exists" })]
     NoInterface(Vec<String>),
@@ -87,21 +97,31 @@ pub enum DaemonError {
     WorkerDied(usize),
 }
 
-/// Runs until SIGTERM or SIGINT. `ready` is called once, when every worker forwards.
-pub fn run(model: Model, ready: impl FnOnce()) -> Result<(), DaemonError> {
+/// What whoever started the daemon wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress<'a> {
+    /// Every worker forwards: said once.
+    Ready,
+    /// The configuration is being read again.
+    Reloading,
+    /// That is over, and came to this.
+    Reloaded(&'a str),
+}
+
+/// Runs until SIGTERM or SIGINT, with the `model` that is in `file`, which SIGHUP has it read again.
+pub fn run(file: PathBuf, model: Model, mut tell: impl FnMut(Progress<'_>)) -> Result<(), DaemonError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let hangups = signal(SignalKind::hangup())?;
+        let mut reloads = Reloads::of(file)?;
         let serve = async {
             let mut daemon = Daemon::start(model).await?;
-            ready();
-            daemon.work().await
+            tell(Progress::Ready);
+            daemon.work(&mut reloads, tell).await
         };
         // Whichever way `serve` is left, dropping it takes the data plane down.
         let result = tokio::select! {
             result = serve => result,
-            never = refuse_reloads(hangups) => match never {},
             _ = terminate.recv() => { info!("stopping: SIGTERM"); Ok(()) }
             _ = interrupt.recv() => { info!("stopping: SIGINT"); Ok(()) }
         };
@@ -112,19 +132,12 @@ pub fn run(model: Model, ready: impl FnOnce()) -> Result<(), DaemonError> {
     })
 }
 
-/// What SIGHUP means to most daemons is not built yet, and what it means to a process that does not listen is death.
-async fn refuse_reloads(mut hangups: Signal) -> Infallible {
-    while hangups.recv().await.is_some() {
-        warn!(
-            "SIGHUP: reloading is not built yet: nothing has changed; to change the configuration, pointsman check it \
-             and restart"
-        );
-    }
-    std::future::pending().await
-}
-
+/// The control thread's state.
 struct Daemon {
     plan: Plan,
+    identities: Identities,
+    /// What is to rule next.
+    proposal: Option<Proposal>,
     watcher: Watcher,
     network: Arc<Network>,
     /// `None` while none of its interfaces exists, or they do not take us.
@@ -166,7 +179,10 @@ impl Daemon {
         if !names.iter().any(|name| nic::exists(name)) {
             return Err(DaemonError::NoInterface(names));
         }
-        let plan = Plan::new(model);
+        let mut identities = Identities::default();
+        let ids = identities.assign(&model)?;
+        identities.adopt(&model, &ids, 0);
+        let plan = Plan::with(model, ids, None);
         let watcher = Watcher::start(names, plan.targets()).await?;
         let wanted = plan.sizes();
         let (flows, hands) =
@@ -175,12 +191,14 @@ impl Daemon {
         let Sizes { flows_v4, persistence_v4, .. } = wanted;
         let pages = flows.v4.pages().name();
         info!("connection table: {flows_v4} flows, {} MiB on {pages} pages", mebibytes(flows.v4.lines()));
-        if let (Some(templates), Some(clients)) = (&flows.templates, persistence_v4) {
+        if let (Some(templates), Some(clients)) = (flows.templates.get(), persistence_v4) {
             info!("persistence: {clients} clients, {} MiB", mebibytes(templates.lines()));
         }
         let mut daemon = Self {
             network: watcher.network(),
             plan,
+            identities,
+            proposal: None,
             watcher,
             plane: None,
             queues: None,
@@ -207,7 +225,7 @@ impl Daemon {
         (daemon.network, ()) =
             tokio::join!(daemon.watcher.first_resolution(FIRST_RESOLUTION), daemon.checker.first_looks(FIRST_LOOKS));
         daemon.serve()?;
-        daemon.say_shared_addresses();
+        daemon.say_shared_addresses(&BTreeSet::new());
         daemon.all_workers_serve().await?;
         Ok(daemon)
     }
@@ -225,7 +243,7 @@ impl Daemon {
         }
     }
 
-    async fn work(&mut self) -> Result<(), DaemonError> {
+    async fn work(&mut self, reloads: &mut Reloads, mut tell: impl FnMut(Progress<'_>)) -> Result<(), DaemonError> {
         let mut second = interval(SECOND);
         second.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut sweep = interval(SWEEP_ROUND / SWEEP_STEPS);
@@ -234,7 +252,9 @@ impl Daemon {
         statistics.set_missed_tick_behavior(MissedTickBehavior::Skip);
         statistics.tick().await;
         loop {
-            let announce = self.announcer.due(Instant::now());
+            let (announce, proposal) = (self.announcer.due(Instant::now()), self.proposal_due());
+            // One after the other: while a configuration waits to be applied, signals wait too.
+            let is_idle = self.proposal.is_none();
             let growth = self.plan.next();
             tokio::select! {
                 network = self.watcher.changed() => {
@@ -245,9 +265,24 @@ impl Daemon {
                 () = self.checker.changed() => self.serve()?,
                 () = sleep_until(growth), if growth.is_some() => self.serve()?,
                 () = sleep_until(announce), if announce.is_some() => self.announce(),
+                told = reloads.next(), if is_idle => match told {
+                    Told::Asked => {
+                        info!("reloading {}", reloads.file().display());
+                        tell(Progress::Reloading);
+                    }
+                    Told::Read(loaded) => {
+                        if let Some(refusal) = self.take_in(*loaded) {
+                            tell(Progress::Reloaded(&refusal));
+                        }
+                    }
+                },
+                () = sleep_until(proposal), if proposal.is_some() => {}
                 _ = sweep.tick() => self.sweep(),
                 _ = second.tick() => self.each_second()?,
                 _ = statistics.tick() => self.say_statistics(None),
+            }
+            if let Some(outcome) = self.settle()? {
+                tell(Progress::Reloaded(&outcome));
             }
         }
     }
@@ -290,7 +325,7 @@ impl Daemon {
     /// whether it is gone, or a new one there that serves nothing yet.
     fn follow_interfaces(&mut self) -> bool {
         let network = Arc::clone(&self.network);
-        let fit = self.fit(&network);
+        let fit = self.fit(&self.plan.model, &network);
         for (name, why) in fit.unfit {
             self.say_unfit(name, why);
         }
@@ -312,8 +347,7 @@ impl Daemon {
     }
 
     /// Those of the listed interfaces that a plane can be on together.
-    fn fit<'a>(&self, network: &'a Network) -> Fit<'a> {
-        let model = &self.plan.model;
+    fn fit<'a>(&self, model: &Model, network: &'a Network) -> Fit<'a> {
         let is_ours = |place: &Place<'_>| self.plane.as_ref().is_some_and(|plane| plane.is_on(place));
         let refused = |place: &Place<'_>| {
             let refusal = self.refusals.get(place.name)?;
@@ -389,6 +423,11 @@ impl Daemon {
         }
     }
 
+    /// Those that are served.
+    fn interfaces(&self) -> &[String] {
+        self.plane.as_ref().map_or(&[][..], Plane::interfaces)
+    }
+
     fn compile(&mut self) -> Compiled {
         self.generation += 1;
         let interfaces = self.plane.as_ref().map_or(&[][..], Plane::interfaces);
@@ -436,6 +475,7 @@ impl Daemon {
             return Err(DaemonError::WorkerDied(worker));
         }
         plane.publisher().collect();
+        self.identities.release(plane.taken(), &self.hands);
         let now = Instant::now();
         for conflict in plane.publisher().conflicts() {
             if self.announcer.is_alarming(&conflict, now) {
@@ -473,10 +513,14 @@ impl Daemon {
         }
     }
 
+    fn shared_addresses(&self) -> BTreeSet<Ipv4Addr> {
+        let vips = self.plan.model.vips.iter().map(|vip| vip.address);
+        vips.filter(|address| self.network.addresses.contains(address)).collect()
+    }
+
     /// Not wrong, but rarely meant: what no VIP serves there reaches the host.
-    fn say_shared_addresses(&self) {
-        let vips: BTreeSet<Ipv4Addr> = self.plan.model.vips.iter().map(|vip| vip.address).collect();
-        for address in vips.intersection(&self.network.addresses) {
+    fn say_shared_addresses(&self, said: &BTreeSet<Ipv4Addr>) {
+        for address in self.shared_addresses().difference(said) {
             warn!(
                 "{address} is a VIP's and also one of this host's own addresses: its VIPs' ports are balanced; ping, \
                  other ports, fragments and ICMP errors are the host's (better: an address that no host has)"
@@ -486,7 +530,7 @@ impl Daemon {
 
     fn say_statistics(&mut self, last: Option<SteeringCounters>) {
         let steering = last.or_else(|| self.plane.as_ref()?.steering_counters().ok());
-        info!("{}", self.statistics.line(&self.plan.model, &self.shared.counters, &self.shared.flows, steering));
+        info!("{}", self.statistics.line(&self.plan, &self.shared.counters, &self.shared.flows, steering));
     }
 }
 

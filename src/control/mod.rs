@@ -12,11 +12,13 @@
 //! still do then; [`daemon`] is the loop around all of it.
 
 pub mod announce;
+pub mod change;
 pub mod compile;
 pub mod daemon;
 pub mod file;
 pub mod fit;
 pub mod health;
+pub mod identity;
 pub mod maglev;
 pub mod memory;
 pub mod model;
@@ -25,6 +27,7 @@ pub mod occupant;
 pub mod plane;
 pub mod privileges;
 pub mod publish;
+pub mod reload;
 pub mod statistics;
 
 pub mod probe;

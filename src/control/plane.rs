@@ -1,5 +1,6 @@
 //! Brings the data plane up on the host's interfaces and takes it down again: steering program, sockets, workers.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -10,6 +11,7 @@ use tracing::{info, warn};
 
 use super::compile::Compiled;
 use super::fit::{NOT_ETHERNET, counted};
+use super::identity::Reused;
 use super::memory::{self, TooLittleMemory};
 use super::model::{Model, XdpMode as WantedXdpMode, ZeroCopy};
 use super::neighbor::{Link, xdp_programs};
@@ -22,7 +24,8 @@ use crate::dataplane::port::steering::{AddressFlags, AttachError, Steering, Stee
 use crate::dataplane::port::xdp::{
     OpenError, OpenOptions, Opened, WantedCopyMode, XdpPort, largest_mtu, memory_needed,
 };
-use crate::dataplane::tables::{InterfaceId, Tables};
+use crate::dataplane::service::Destination;
+use crate::dataplane::tables::{InterfaceId, MemberId, Tables, VipId};
 use crate::dataplane::worker::{Idle, Mailbox, NEW_FLOWS, Parts, Worker};
 
 /// Why the data plane does not come up.
@@ -197,7 +200,11 @@ pub struct Plane {
     built_for: Vec<BuiltFor>,
     publisher: Publisher,
     workers: Vec<JoinHandle<()>>,
+    /// One per worker.
+    counters: Vec<Arc<Counters>>,
     tables: Arc<Tables>,
+    /// What is steered here.
+    services: HashSet<Destination>,
 }
 
 /// What a plane was built for on one interface; when that is no longer so it must be built anew.
@@ -265,7 +272,9 @@ impl Plane {
             built_for: places.iter().map(built_for).collect(),
             publisher: Publisher::new(mailboxes.clone()),
             workers: Vec::new(),
+            counters: Vec::new(),
             tables: Arc::new(Tables::empty()),
+            services: HashSet::new(),
         };
         for (worker, ((opened, mailbox), core)) in opened.into_iter().zip(mailboxes).zip(cores).enumerate() {
             let Opened { ports, frames, zero_copy_refused } = opened;
@@ -276,11 +285,13 @@ impl Plane {
                 let (name, cause) = (refused.interface, refused.cause);
                 info!("{name}: zero-copy refused: {cause}; the kernel copies every packet");
             }
+            let counters = shared.counters_of(worker);
+            plane.counters.push(Arc::clone(&counters));
             let parts = Parts {
                 ports,
                 frames,
                 mailbox,
-                counters: shared.counters_of(worker, model),
+                counters,
                 flows: Arc::clone(&shared.flows),
                 new_flows: NEW_FLOWS,
                 idle: if model.dataplane.busy_poll { Idle::Spin } else { Idle::Sleep },
@@ -322,6 +333,11 @@ impl Plane {
         let tables = Arc::new(compiled.tables);
         self.publisher.publish(&tables)?;
         self.tables = Arc::clone(&tables);
+        let services: HashSet<Destination> = compiled.services.iter().copied().collect();
+        if !services.is_subset(&self.services) {
+            self.wait_until_taken();
+        }
+        self.services = services;
         for ((id, steering), interface) in (0..).map(InterfaceId).zip(&mut self.steering).zip(&tables.interfaces) {
             steering.set_mac(interface.mac)?;
             let addresses = tables.addresses.iter().map(|vip| {
@@ -331,6 +347,21 @@ impl Plane {
             steering.serve(compiled.services.iter().copied(), addresses)?;
         }
         Ok(())
+    }
+
+    /// Packets of a new VIP are not sent to workers that do not know it yet. (One that is kept from its core for longer
+    /// drops the first of them.)
+    fn wait_until_taken(&self) {
+        const PATIENCE: Duration = Duration::from_millis(50);
+        let started = Instant::now();
+        while self.taken() < self.tables.generation && started.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    /// The generation of the oldest tables that a worker has.
+    pub fn taken(&self) -> u64 {
+        self.counters.iter().map(|worker| worker.generation.get()).min().unwrap_or(0)
     }
 
     /// What the workers work by.
@@ -385,11 +416,23 @@ impl BuiltFor {
 }
 
 impl Shared {
+    /// Has ids that are somebody else's now begin with nothing of those who had them before.
+    pub fn forget(&self, reused: &Reused) {
+        for &vip in &reused.vips {
+            self.flows.forget_vip(vip);
+            self.counters.iter().for_each(|worker| worker.forget_vip(vip));
+        }
+        for &member in &reused.members {
+            self.flows.loads.forget_member(member);
+            self.counters.iter().for_each(|worker| worker.forget_member(member));
+        }
+    }
+
     /// The counters of a worker, made when it is first started.
-    fn counters_of(&mut self, worker: usize, model: &Model) -> Arc<Counters> {
+    fn counters_of(&mut self, worker: usize) -> Arc<Counters> {
         while self.counters.len() <= worker {
-            let members = model.pools.iter().map(|pool| pool.members.len()).sum();
-            self.counters.push(Arc::new(Counters::new(model.vips.len(), members)));
+            // Whatever VIPs and members later configurations have.
+            self.counters.push(Arc::new(Counters::new(VipId::MOST, MemberId::MOST)));
         }
         Arc::clone(&self.counters[worker])
     }

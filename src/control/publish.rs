@@ -1,10 +1,15 @@
 //! Tables → workers, between two of their bursts. Retired tables come back and are freed here, never by a worker.
 
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::dataplane::tables::{InterfaceId, Tables};
 use crate::dataplane::verdict::Conflict;
 use crate::dataplane::worker::{Mailbox, Order};
+
+/// How long a worker may be kept from its core before it counts as stuck: far beyond what a scheduler does.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Control's hand on all workers.
 #[derive(Debug, Default)]
@@ -23,9 +28,13 @@ impl Publisher {
         Self { mailboxes }
     }
 
-    /// Has every worker work by these tables.
+    /// Has every worker work by these tables. Waits for one that has not taken many earlier ones yet.
     pub fn publish(&self, tables: &Arc<Tables>) -> Result<(), WorkerStuck> {
+        let started = Instant::now();
         for (worker, mailbox) in self.mailboxes.iter().enumerate() {
+            while !mailbox.has_room() && started.elapsed() < PATIENCE {
+                thread::sleep(Duration::from_millis(1));
+            }
             mailbox.order(Order::Publish(Arc::clone(tables))).map_err(|_| WorkerStuck(worker))?;
         }
         Ok(())

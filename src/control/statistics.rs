@@ -7,12 +7,11 @@ use std::time::Instant;
 
 use hdrhistogram::Histogram;
 
-use super::model::Model;
+use super::compile::Plan;
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::steering::SteeringCounters;
 use crate::dataplane::residence::histogram;
-use crate::dataplane::tables::{MemberId, VipId};
 use crate::dataplane::verdict::DropReason;
 
 /// Remembers the last line, for what is of the time since then.
@@ -33,7 +32,7 @@ impl Statistics {
     /// The line as of now.
     pub fn line(
         &mut self,
-        model: &Model,
+        plan: &Plan,
         workers: &[Arc<Counters>],
         flows: &FlowTable,
         steering: Option<SteeringCounters>,
@@ -71,7 +70,7 @@ impl Statistics {
         line.add("flows.without_room", sum(&|one| one.flows_without_room.get()));
         line.add("flows.rebound", sum(&|one| one.flows_rebound.get()));
         line.add("flows.forgotten", sum(&|one| one.flows_forgotten.get()));
-        if let Some(templates) = &flows.templates {
+        if let Some(templates) = flows.templates.get() {
             line.add("persistence.clients", templates.clients());
             line.add("persistence.begun", sum(&|one| one.persistence_begun.get()));
             line.add("persistence.followed", sum(&|one| one.persistence_followed.get()));
@@ -85,16 +84,15 @@ impl Statistics {
         line.add("frames.free", sum(&|one| one.frames_free.get()));
         line.add("frames.held", sum(&|one| one.frames_held.get()));
         line.add("frames.in_kernel", sum(&|one| one.frames_in_kernel.get()));
-        let members = model.pools.iter().flat_map(|pool| pool.members.iter().map(move |member| (pool, member)));
-        for ((pool, member), id) in members.zip(0..) {
-            let packets = sum(&|one| one.member(MemberId(id)).packets.get());
+        for (pool, member, id) in plan.members() {
+            let packets = sum(&|one| one.member(id).packets.get());
             line.add(format_args!("member.{}/{}", pool.name, member.name), packets);
-            let load = flows.loads.of(MemberId(id));
+            let load = flows.loads.of(id);
             line.add(format_args!("active.{}/{}", pool.name, member.name), load.active());
             line.add(format_args!("inactive.{}/{}", pool.name, member.name), load.inactive());
         }
-        for (vip, id) in model.vips.iter().zip(0..) {
-            line.add(format_args!("vip_flows.{}", vip.name), flows.loads.flows_of_vip(VipId(id)));
+        for (vip, id) in plan.vips() {
+            line.add(format_args!("vip_flows.{}", vip.name), flows.loads.flows_of_vip(id));
         }
         line.0
     }
@@ -129,6 +127,7 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use super::super::model::Model;
     use super::*;
     use crate::dataplane::flow::Sizes;
 
@@ -154,7 +153,7 @@ mod tests {
     const SIZES: Sizes = Sizes { flows_v4: 1, persistence_v4: Some(1), members: 1, vips: 1 };
 
     struct Rig {
-        model: Model,
+        plan: Plan,
         workers: Vec<Arc<Counters>>,
         flows: FlowTable,
         statistics: Statistics,
@@ -163,7 +162,7 @@ mod tests {
     impl Rig {
         fn new() -> Self {
             Self {
-                model: Model::parse("test.toml", CONFIG).expect("a valid configuration"),
+                plan: Plan::new(Model::parse("test.toml", CONFIG).expect("a valid configuration")),
                 workers: (0..2).map(|_| Arc::new(Counters::new(1, 1))).collect(),
                 flows: FlowTable::of_sizes(&SIZES).expect("memory").0,
                 statistics: Statistics::default(),
@@ -172,7 +171,7 @@ mod tests {
 
         fn line(&mut self) -> String {
             let steering = Some(SteeringCounters::default());
-            self.statistics.line(&self.model, &self.workers, &self.flows, steering)
+            self.statistics.line(&self.plan, &self.workers, &self.flows, steering)
         }
     }
 

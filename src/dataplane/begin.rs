@@ -135,7 +135,7 @@ fn remembered_member(
     passenger: &Passenger,
     now: Now,
 ) -> Option<MemberId> {
-    let member = state.flows.templates.as_ref()?.member(persistence, &passenger.key, now)?;
+    let member = state.flows.templates.get()?.member(persistence, &passenger.key, now)?;
     vip.pool.admits(member).then_some(member)
 }
 
@@ -231,7 +231,7 @@ pub(super) fn remember_client(
 ) -> MemberId {
     let State { tables, flows, .. } = state;
     let policy = policy(state, passenger);
-    let (Some(persistence), Some(templates)) = (&policy.persistence, &flows.templates) else {
+    let (Some(persistence), Some(templates)) = (&policy.persistence, flows.templates.get()) else {
         return member;
     };
     let Some(vip) = tables.vips.get(usize::from(passenger.vip().0)) else { return member };
@@ -258,7 +258,7 @@ pub(super) fn remember_client(
 pub(super) fn confirm(event: Event, passenger: &Passenger, state: &State<'_>, now: Now) {
     if let Event::Changed { to, .. } = event
         && to.is_confirmed()
-        && let Some(templates) = &state.flows.templates
+        && let Some(templates) = state.flows.templates.get()
         && let Some(persistence) = &policy(state, passenger).persistence
     {
         templates.confirm(persistence, &passenger.key, now);

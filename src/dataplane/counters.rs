@@ -2,13 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use zerocopy::FromZeros;
+
 use super::ids::{MemberId, VipId};
+use super::memory::zeroed;
 use super::port::RingStatistics;
 use super::residence::Residence;
 use super::verdict::DropReason;
 
 /// A counter that one thread writes and any thread reads. Wraps after 2^64.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromZeros)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
@@ -32,7 +35,7 @@ impl Counter {
 }
 
 /// Packets and their bytes (Ethernet header included, frame check sequence not).
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromZeros)]
 pub struct Traffic {
     /// Number of packets.
     pub packets: Counter,
@@ -52,6 +55,11 @@ impl Traffic {
     pub fn add(&self, packets: usize, bytes: usize) {
         self.packets.add(packets as u64);
         self.bytes.add(bytes as u64);
+    }
+
+    fn forget(&self) {
+        self.packets.set(0);
+        self.bytes.set(0);
     }
 }
 
@@ -117,7 +125,8 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Counters for ids below these bounds.
+    /// Counters for ids below these bounds: 16 bytes each, in memory that the kernel gives when it is first written to.
+    /// So bounds that no configuration reaches cost nothing, and nothing has to grow while a worker counts.
     pub fn new(vips: usize, members: usize) -> Self {
         Self {
             generation: Counter::default(),
@@ -145,8 +154,8 @@ impl Counters {
             frames_held: Counter::default(),
             frames_in_kernel: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
-            vips: std::iter::repeat_with(Traffic::default).take(vips).collect(),
-            members: std::iter::repeat_with(Traffic::default).take(members).collect(),
+            vips: zeroed(vips),
+            members: zeroed(members),
             unknown: Traffic::default(),
         }
     }
@@ -167,6 +176,16 @@ impl Counters {
     #[inline]
     pub fn member(&self, id: MemberId) -> &Traffic {
         self.members.get(id.0 as usize).unwrap_or(&self.unknown)
+    }
+
+    /// Has a VIP begin at 0. Only while no tables name it that the worker may have: otherwise they would count at once.
+    pub fn forget_vip(&self, id: VipId) {
+        self.vip(id).forget();
+    }
+
+    /// Has a member begin at 0, under the same condition.
+    pub fn forget_member(&self, id: MemberId) {
+        self.member(id).forget();
     }
 
     /// What the kernel counted for the worker's rings.

@@ -8,6 +8,47 @@ pub struct MemberId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VipId(pub u16);
 
+impl MemberId {
+    /// How many there can be: every id is below. (A flow's entry has 20 bits for it.)
+    pub const MOST: usize = 1 << 20;
+}
+
+impl VipId {
+    /// How many there can be: every id is below.
+    pub const MOST: usize = 1 << u16::BITS;
+}
+
+/// Some ids, a bit each. Ids beyond its end are none of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IdSet(Box<[u64]>);
+
+impl IdSet {
+    /// Whether this id is one of them.
+    #[inline]
+    pub fn contains(&self, id: usize) -> bool {
+        self.0.get(id / 64).is_some_and(|bits| bits >> (id % 64) & 1 == 1)
+    }
+
+    /// Whether there is none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<usize> for IdSet {
+    fn from_iter<T: IntoIterator<Item = usize>>(ids: T) -> Self {
+        let mut words = Vec::new();
+        for id in ids {
+            if words.len() <= id / 64 {
+                words.resize(id / 64 + 1, 0);
+            }
+            words[id / 64] |= 1 << (id % 64);
+        }
+        Self(words.into())
+    }
+}
+
 /// Names an interface of the data plane: its place in the configuration's list, less those that do not exist now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InterfaceId(pub u8);

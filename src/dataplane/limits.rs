@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU32;
 
-use super::ids::{MemberId, VipId};
+use super::ids::{IdSet, MemberId, VipId};
 use super::load::{Loads, Thresholds, ThresholdsOf};
 use super::persistence::Persistence;
 
@@ -14,6 +14,25 @@ pub struct Limits {
     pub policies: Box<[Policy]>,
     /// Indexed by [`MemberId`]; a member beyond its end has none.
     pub thresholds: Box<[Option<Thresholds>]>,
+    /// Who is no more.
+    pub gone: Gone,
+}
+
+/// VIPs and members that the configuration has no longer, but whose ids flows may still name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gone {
+    /// By [`VipId`].
+    pub vips: IdSet,
+    /// By [`MemberId`].
+    pub members: IdSet,
+}
+
+impl Gone {
+    /// Whether either of them is no more.
+    #[inline]
+    pub fn names(&self, vip: VipId, member: MemberId) -> bool {
+        self.vips.contains(usize::from(vip.0)) || self.members.contains(member.0 as usize)
+    }
 }
 
 /// What a VIP asks for besides a member for each flow.

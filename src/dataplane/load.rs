@@ -4,8 +4,11 @@
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use zerocopy::FromZeros;
+
 use super::flow::{Event, FlowState};
 use super::ids::{MemberId, VipId};
+use super::memory::zeroed;
 
 /// One member's flows that are in the connection table, and whether they are too many.
 ///
@@ -14,7 +17,7 @@ use super::ids::{MemberId, VipId};
 /// is counted before its beginning, by another worker.)
 ///
 /// Eight of them share a cache line: a line each would be 64 MiB for a million members, and flows are spread over them.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromZeros)]
 pub struct Load(AtomicU64);
 
 const OVERLOADED: u64 = 1;
@@ -22,7 +25,7 @@ const ACTIVE: u64 = 1 << 1;
 const INACTIVE: u64 = 1 << 32;
 
 /// One VIP's flows; a cache line (of the pairs that x86-64 fetches), since workers begin flows of different VIPs.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromZeros)]
 #[repr(align(128))]
 struct VipLoad(AtomicI64);
 
@@ -125,19 +128,33 @@ fn one(state: FlowState) -> u64 {
 }
 
 impl Loads {
-    /// For ids below these bounds.
+    /// For ids below these bounds; memory is taken as they are first counted (see `Counters::new`).
     pub fn new(members: usize, vips: usize) -> Self {
-        Self {
-            members: std::iter::repeat_with(Load::default).take(members).collect(),
-            vips: std::iter::repeat_with(VipLoad::default).take(vips).collect(),
-            unknown: Load::default(),
-        }
+        Self { members: zeroed(members), vips: zeroed(vips), unknown: Load::default() }
     }
 
     /// A member's.
     #[inline]
     pub fn of(&self, member: MemberId) -> &Load {
         self.members.get(member.0 as usize).unwrap_or(&self.unknown)
+    }
+
+    /// Has a member be overloaded or not by thresholds that are others than they were: nothing else need happen to its
+    /// flows for a while.
+    pub fn settle(&self, member: MemberId, thresholds: &impl ThresholdsOf) {
+        self.of(member).settle(thresholds.thresholds_of(member));
+    }
+
+    /// Has a member begin without flows. Only while the connection table names it nowhere.
+    pub fn forget_member(&self, member: MemberId) {
+        self.of(member).0.store(0, Ordering::Relaxed);
+    }
+
+    /// Has a VIP begin without flows, under the same condition.
+    pub fn forget_vip(&self, vip: VipId) {
+        if let Some(vip) = self.vips.get(usize::from(vip.0)) {
+            vip.0.store(0, Ordering::Relaxed);
+        }
     }
 
     /// How many flows a VIP has in the connection table; 0 for one without a place of its own.
@@ -269,6 +286,30 @@ mod tests {
         assert!(loads.of(MEMBER).is_overloaded());
         loads.record(ended(FlowState::Established), &None);
         assert!(!loads.of(MEMBER).is_overloaded());
+    }
+
+    #[test]
+    fn other_thresholds_count_at_once() {
+        let loads = Loads::new(2, 1);
+        let under = |thresholds| {
+            loads.settle(MEMBER, &thresholds);
+            loads.of(MEMBER).is_overloaded()
+        };
+        for _ in 0..10 {
+            loads.record(began(FlowState::Established), &None);
+        }
+        let rows = [
+            (None, false),
+            (Some(thresholds(10, None)), true),
+            (Some(thresholds(20, None)), false),
+            (Some(thresholds(5, None)), true),
+            (None, false),
+        ];
+        for (thresholds, expected) in rows {
+            assert_eq!(under(thresholds), expected, "{thresholds:?}");
+        }
+        loads.forget_member(MEMBER);
+        assert!(!under(Some(thresholds(1, None))) && loads.of(MEMBER).active() == 0);
     }
 
     /// However threads' events fall: the counts come out even, and the bit says what they say.

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::flow::{
-    Event, Flow, Hand, Insertion, Key as _, KeyV4, Lookup, Now, Place, SWEEP_ROUND, Secret, Signal, Table, Timeouts,
-    TimeoutsOf, lines_per_step,
+    Event, Fate, Flow, FlowState, Hand, Insertion, Key as _, KeyV4, Lookup, Now, Place, SWEEP_ROUND, Secret, Signal,
+    Table, Timeouts, TimeoutsOf, lines_per_step,
 };
 use super::ids::{MemberId, VipId};
 use super::tables::Tables;
@@ -72,6 +72,13 @@ pub struct Keeper {
     hand: Hand,
     next_line: u32,
     round: u32,
+}
+
+impl Keeper {
+    /// What sweeps the templates.
+    pub(super) fn hand(&self) -> &Hand {
+        &self.hand
+    }
 }
 
 /// What became of a client that was to be remembered.
@@ -219,6 +226,11 @@ impl TimeoutsOf for OfTemplates<'_> {
         // Of a VIP that is persistent no more.
         let others = &self.0.timeouts;
         self.0.limits.policy_of(vip).persistence.as_ref().map_or(others, |persistence| &persistence.timeouts)
+    }
+
+    /// A template leads new flows, and none may go to a member that is no more.
+    fn fate_of(&self, vip: VipId, member: MemberId, _state: FlowState) -> Fate {
+        if self.0.limits.gone.names(vip, member) { Fate::Ends } else { Fate::Lives }
     }
 }
 

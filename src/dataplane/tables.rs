@@ -4,10 +4,10 @@
 //! see. All integers are in host byte order unless a field says otherwise.
 
 use super::encap::Template;
-use super::flow::{Timeouts, TimeoutsOf};
-pub use super::ids::{Egress, InterfaceId, InterfaceSet, MemberId, VipId};
+use super::flow::{Fate, FlowState, Timeouts, TimeoutsOf};
+pub use super::ids::{Egress, IdSet, InterfaceId, InterfaceSet, MemberId, VipId};
 use super::limits::Limits;
-use super::schedule::Pool;
+use super::schedule::{OnMemberDown, Pool, Scheduler};
 use super::select::Seed;
 use super::service::{Destination, ServiceTable};
 
@@ -18,9 +18,9 @@ pub struct Tables {
     pub generation: u64,
     /// Destination (address, protocol, port) → VIP.
     pub services: ServiceTable,
-    /// Indexed by [`VipId`].
+    /// Indexed by [`VipId`]; where there is no such VIP, one that nobody is steered to.
     pub vips: Box<[Vip]>,
-    /// Indexed by [`MemberId`].
+    /// Indexed by [`MemberId`]; where there is no such member, one that cannot be reached.
     pub members: Box<[Member]>,
     /// Indexed by [`InterfaceId`].
     pub interfaces: Box<[Interface]>,
@@ -28,14 +28,14 @@ pub struct Tables {
     pub addresses: Box<[VipAddress]>,
     /// Seeds the selection hash; the same on every node that shares a config.
     pub seed: Seed,
-    /// How long flows live whose VIP is no more.
+    /// How long flows live whose VIP these tables do not name.
     pub timeouts: Timeouts,
     /// What few VIPs and members ask for.
     pub limits: Limits,
 }
 
 /// One virtual service.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Vip {
     /// The Maglev table: the member of each slot. Empty if no member is usable. VIPs with the same pool share one.
     pub slots: std::sync::Arc<[MemberId]>,
@@ -86,6 +86,23 @@ pub struct VipAddress {
     pub announced: InterfaceSet,
 }
 
+impl Member {
+    /// Stands where an id is nobody's.
+    pub const NOBODY: Self = Self { way: Way::None, egress: InterfaceId(0), largest: 0 };
+}
+
+impl Vip {
+    /// Stands where an id is nobody's.
+    pub fn nobody() -> Self {
+        Self {
+            slots: std::sync::Arc::new([]),
+            timeouts: Timeouts::default(),
+            destination: Destination { address: 0, protocol: 0, port: 0 },
+            pool: std::sync::Arc::new(Pool::new(Scheduler::Maglev, OnMemberDown::Reselect, Vec::new())),
+        }
+    }
+}
+
 impl Tables {
     /// Tables that serve nothing: what a worker starts with.
     pub fn empty() -> Self {
@@ -125,5 +142,15 @@ impl TimeoutsOf for Tables {
     #[inline]
     fn timeouts_of(&self, vip: VipId) -> &Timeouts {
         self.timeouts_of_vip(vip)
+    }
+
+    #[inline]
+    fn fate_of(&self, vip: VipId, member: MemberId, state: FlowState) -> Fate {
+        let gone = &self.limits.gone;
+        if !gone.names(vip, member) {
+            return Fate::Lives;
+        }
+        let keeps = || self.vips.get(usize::from(vip.0)).is_some_and(|vip| vip.pool.keeps(state));
+        if !gone.vips.contains(usize::from(vip.0)) && keeps() { Fate::Lingers } else { Fate::Ends }
     }
 }

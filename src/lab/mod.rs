@@ -39,7 +39,7 @@ mod topology;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -160,12 +160,22 @@ impl Lab {
 
     /// Starts `pointsman run` with this configuration (TOML) in the balancer's namespace and waits for `ready`.
     pub fn spawn_balancer(&self, config: &str) -> Result<Process, LabError> {
-        let number = self.configs.fetch_add(1, Ordering::Relaxed);
-        let file = self.directory().join(format!("balancer-{number}.toml"));
-        fs::write(&file, config).map_err(LabError::system(format!("writing {}", file.display())))?;
+        self.configs.fetch_add(1, Ordering::Relaxed);
+        let file = self.write_config(config)?;
         let mut command = self.balancer.command(&self.topology.program);
-        command.args([Path::new("run"), Path::new("--config"), &file]);
+        command.args(["run", "--config"]).args(file.file_name()).current_dir(self.directory());
         Process::start(&self.spawner, "the balancer", command)?.wait_ready()
+    }
+
+    /// Puts another configuration in the place of that with which the last balancer was started, whole at any moment;
+    /// names the file. (A balancer that has given up its capabilities does not find it by that name: it is in its current
+    /// directory.)
+    pub fn write_config(&self, config: &str) -> Result<PathBuf, LabError> {
+        let number = self.configs.load(Ordering::Relaxed);
+        let [file, new] = ["", ".new"].map(|end| self.directory().join(format!("balancer-{number}.toml{end}")));
+        let written = fs::write(&new, config).and_then(|()| fs::rename(&new, &file));
+        written.map_err(LabError::system(format!("writing {}", file.display())))?;
+        Ok(file)
     }
 
     /// Starts a member's server, on the topology's ports, and waits until it listens.

@@ -40,6 +40,11 @@ pub fn mac_of(member: Ipv4Addr) -> [u8; 6] {
 }
 
 pub fn model(vips: u32, members: u32) -> Model {
+    Model::parse("fleet.toml", &text(vips, members)).expect("a valid configuration")
+}
+
+/// The configuration; a member has no line for its weight.
+pub fn text(vips: u32, members: u32) -> String {
     let mut text = format!("[node]\nhash_seed = \"fleet\"\n[[interface]]\nname = \"{INTERFACE}\"\n");
     for one in 0..vips {
         let address = vip(one);
@@ -54,7 +59,7 @@ pub fn model(vips: u32, members: u32) -> Model {
             let _ = write!(text, "[[pool.member]]\nname = \"m{index}\"\naddress = \"{address}\"\n");
         }
     }
-    Model::parse("fleet.toml", &text).expect("a valid configuration")
+    text
 }
 
 /// All of them on the link.

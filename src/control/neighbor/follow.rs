@@ -1,7 +1,5 @@
 //! The loop that keeps the snapshot up to date: hears events, asks what `state` wants to know, publishes.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +9,7 @@ use super::entries::Asked;
 use super::kernel::Kernel;
 use super::report::Reporter;
 use super::state::{Event, State};
-use super::{Network, WatchError};
+use super::{Network, Wanted, WatchError};
 
 /// Changes come in bursts (a link that goes down takes its routes and neighbours along): wait this long for the rest
 /// before asking and publishing. Much longer would delay the reaction to a failure.
@@ -43,7 +41,7 @@ const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Follower {
     kernel: Kernel,
     state: State,
-    wanted: watch::Receiver<BTreeSet<Ipv4Addr>>,
+    wanted: watch::Receiver<Wanted>,
     publish: watch::Sender<Arc<Network>>,
     reporter: Reporter,
     read_all_at: Instant,
@@ -54,13 +52,13 @@ pub(super) struct Follower {
 impl Follower {
     /// Reads all there is and publishes it.
     pub(super) async fn start(
-        interfaces: BTreeSet<String>,
-        mut wanted: watch::Receiver<BTreeSet<Ipv4Addr>>,
+        mut wanted: watch::Receiver<Wanted>,
         publish: watch::Sender<Arc<Network>>,
     ) -> Result<Self, WatchError> {
         let kernel = Kernel::open()?;
         let now = Instant::now();
-        let state = State::new(interfaces.clone(), &wanted.borrow_and_update());
+        let Wanted { interfaces, targets } = wanted.borrow_and_update().clone();
+        let state = State::new(interfaces.clone(), &targets);
         let mut follower = Self {
             kernel,
             state,
@@ -118,7 +116,11 @@ impl Follower {
                 tokio::time::sleep(BURST).await;
             }
             changed = self.wanted.changed() => match changed {
-                Ok(()) => self.state.watch(&self.wanted.borrow_and_update()),
+                Ok(()) => {
+                    let wanted = self.wanted.borrow_and_update();
+                    self.state.list(&wanted.interfaces);
+                    self.state.watch(&wanted.targets);
+                }
                 // The watcher is gone, and is about to end this task.
                 Err(_) => std::future::pending().await,
             },

@@ -62,6 +62,17 @@ impl Subnet {
     }
 }
 
+impl Network {
+    /// Whether this target has a next hop, or a definite reason why not.
+    pub fn is_settled(&self, target: Ipv4Addr) -> bool {
+        match self.next_hops.get(&target) {
+            Some(Ok(_)) => true,
+            Some(Err(reason)) => reason.is_definite(),
+            None => false,
+        }
+    }
+}
+
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
@@ -212,11 +223,19 @@ pub enum WatchError {
     Refused(&'static str, #[source] io::Error),
 }
 
+/// What is to be followed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Wanted {
+    /// The listed interfaces.
+    interfaces: BTreeSet<String>,
+    targets: BTreeSet<Ipv4Addr>,
+}
+
 /// Follows the kernel's network state, for as long as it lives.
 #[derive(Debug)]
 pub struct Watcher {
     latest: watch::Receiver<Arc<Network>>,
-    wanted: watch::Sender<BTreeSet<Ipv4Addr>>,
+    wanted: watch::Sender<Wanted>,
     returned: Arc<Network>,
     /// Ends with the watcher.
     _task: JoinSet<()>,
@@ -228,9 +247,10 @@ impl Watcher {
     /// Returns after the first snapshot that has all links, addresses and routes, and the neighbours that the kernel
     /// knew already. An interface that does not exist is not an error: it may appear later.
     pub async fn start(interfaces: Vec<String>, targets: Vec<Ipv4Addr>) -> Result<Self, WatchError> {
-        let (wanted, wanted_here) = watch::channel(targets.into_iter().collect());
+        let first = Wanted { interfaces: interfaces.into_iter().collect(), targets: targets.into_iter().collect() };
+        let (wanted, wanted_here) = watch::channel(first);
         let (publish, latest) = watch::channel(Arc::new(Network::default()));
-        let follower = follow::Follower::start(interfaces.into_iter().collect(), wanted_here, publish).await?;
+        let follower = follow::Follower::start(wanted_here, publish).await?;
         let mut task = JoinSet::new();
         task.spawn(follower.run());
         let returned = latest.borrow().clone();
@@ -260,7 +280,12 @@ impl Watcher {
 
     /// Replaces the set of targets. What is known about those that stay is kept.
     pub fn watch(&self, targets: impl IntoIterator<Item = Ipv4Addr>) {
-        self.wanted.send_replace(targets.into_iter().collect());
+        self.wanted.send_modify(|wanted| wanted.targets = targets.into_iter().collect());
+    }
+
+    /// Replaces the listed interfaces. All routes are looked up anew if they differ.
+    pub fn list(&self, interfaces: impl IntoIterator<Item = String>) {
+        self.wanted.send_modify(|wanted| wanted.interfaces = interfaces.into_iter().collect());
     }
 
     /// Waits until each target has a next hop or a definite reason why not, at most for `timeout`.
@@ -268,14 +293,8 @@ impl Watcher {
     /// A target that is silent takes as long as the kernel asks: 3 seconds, unless the host's sysctls say otherwise.
     pub async fn first_resolution(&self, timeout: Duration) -> Arc<Network> {
         let mut latest = self.latest.clone();
-        let wanted = self.wanted.borrow().clone();
-        let settled = latest.wait_for(|network| {
-            wanted.iter().all(|target| match network.next_hops.get(target) {
-                Some(Ok(_)) => true,
-                Some(Err(reason)) => reason.is_definite(),
-                None => false,
-            })
-        });
+        let wanted = self.wanted.borrow().targets.clone();
+        let settled = latest.wait_for(|network| wanted.iter().all(|target| network.is_settled(*target)));
         let _ = tokio::time::timeout(timeout, settled).await;
         self.network()
     }

@@ -114,6 +114,14 @@ impl State {
         self.changed = true;
     }
 
+    /// Replaces the listed interfaces.
+    pub(super) fn list(&mut self, interfaces: &BTreeSet<String>) {
+        if self.listed != *interfaces {
+            self.listed.clone_from(interfaces);
+            self.links_changed();
+        }
+    }
+
     /// Takes in an event.
     pub(super) fn apply(&mut self, event: Event, now: Instant) {
         match event {

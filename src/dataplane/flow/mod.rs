@@ -70,13 +70,15 @@ pub use insert::Insertion;
 pub use key::{ClientV4, Key, KeyV4, KeyV6, Secret};
 pub use state::Signal;
 pub use sweep::Hand;
-pub use table::{Event, Flow, Hit, Lookup, Packet, Place, Table, TimeoutsOf};
+pub use table::{Event, Fate, Flow, Hit, Lookup, Packet, Place, Table, TimeoutsOf};
 pub use time::{Now, Timeouts};
 pub use word::{FlowState, MEMBERS};
 
 use std::io;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use super::ids::{MemberId, VipId};
 use super::load::Loads;
 use super::persistence::{Keeper, Templates};
 use super::schedule::Turns;
@@ -117,8 +119,8 @@ pub struct FlowTable {
     pub v4: Table<KeyV4>,
     /// How many of them each member and each VIP has.
     pub loads: Loads,
-    /// Which members clients of persistent VIPs have; `None`: there is no such VIP.
-    pub templates: Option<Templates>,
+    /// Which members clients of persistent VIPs have; not there before there is such a VIP.
+    pub templates: OnceLock<Templates>,
     /// Where the VIPs' round robins stand.
     pub turns: Turns,
     /// Moment 0 of the clock that all who use the table share.
@@ -156,10 +158,36 @@ impl FlowTable {
 
     fn of(sizes: &Sizes, secret: Secret) -> io::Result<(Self, Hands)> {
         let (v4, hand) = Table::new(sizes.flows_v4, false, secret)?;
-        let (templates, keeper) = sizes.persistence_v4.map(Templates::new).transpose()?.unzip();
         let loads = Loads::new(sizes.members, sizes.vips);
-        let turns = Turns::new();
-        Ok((Self { v4, loads, templates, turns, epoch: Instant::now() }, Hands { hand, keeper }))
+        let (templates, turns) = (OnceLock::new(), Turns::new());
+        let (table, mut hands) =
+            (Self { v4, loads, templates, turns, epoch: Instant::now() }, Hands { hand, keeper: None });
+        if let Some(clients) = sizes.persistence_v4 {
+            table.remember_clients(&mut hands, clients)?;
+        }
+        Ok((table, hands))
+    }
+
+    /// Has persistence remember so many clients over IPv4, from now on and for as long as the table lives. Nothing
+    /// happens if it does already.
+    ///
+    /// # Errors
+    ///
+    /// The memory is not there.
+    pub fn remember_clients(&self, hands: &mut Hands, clients: usize) -> io::Result<()> {
+        if hands.keeper.is_none() {
+            let (templates, keeper) = Templates::new(clients)?;
+            // `hands` belong to this table and are its only ones.
+            let _ = self.templates.set(templates);
+            hands.keeper = Some(keeper);
+        }
+        Ok(())
+    }
+
+    /// Has a VIP that gets an id which another one had begin with nothing of that one's. No flow may name it.
+    pub fn forget_vip(&self, vip: VipId) {
+        self.loads.forget_vip(vip);
+        self.turns.forget_vip(vip);
     }
 
     /// The moment now: a reading of the monotonic clock.
@@ -173,7 +201,7 @@ impl FlowTable {
     pub fn sweep(&self, hands: &mut Hands, now: Now, steps: usize, tables: &Tables) {
         let (lines, _) = lines_per_step(self.v4.lines(), steps);
         self.v4.sweep(&mut hands.hand, now, lines, tables, |event| self.loads.record(event, &tables.limits));
-        if let (Some(templates), Some(keeper)) = (&self.templates, &mut hands.keeper) {
+        if let (Some(templates), Some(keeper)) = (self.templates.get(), &mut hands.keeper) {
             templates.keep(keeper, &self.v4, now, steps, tables);
         }
     }
@@ -184,4 +212,25 @@ impl FlowTable {
 pub struct Hands {
     hand: Hand,
     keeper: Option<Keeper>,
+}
+
+impl Hands {
+    /// Rounds in which everything that may name a VIP or a member was looked at.
+    pub fn rounds(&self) -> u64 {
+        self.each().map(Hand::rounds).min().unwrap_or(0)
+    }
+
+    /// Whether this VIP, which is no more, was still named in the last whole round or since then.
+    pub fn has_seen_vip(&self, vip: VipId) -> bool {
+        self.each().any(|hand| hand.has_seen_vip(vip))
+    }
+
+    /// The same for a member.
+    pub fn has_seen_member(&self, member: MemberId) -> bool {
+        self.each().any(|hand| hand.has_seen_member(member))
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Hand> {
+        std::iter::once(&self.hand).chain(self.keeper.as_ref().map(Keeper::hand))
+    }
 }

@@ -1,7 +1,10 @@
 //! The hand that goes round the table: ends what has expired, and keeps the lines' marks true.
 
+use std::collections::BTreeSet;
+
+use super::super::ids::{MemberId, VipId};
 use super::key::Key;
-use super::table::{Event, Table, TimeoutsOf};
+use super::table::{Event, Fate, Table, TimeoutsOf};
 use super::time::{LONGEST, Now, Tick};
 use super::word::{MARKS, Word};
 
@@ -10,6 +13,17 @@ use super::word::{MARKS, Word};
 pub struct Hand {
     next_line: u32,
     round: Round,
+    rounds: u64,
+    /// Those that are no more, and that flows named all the same when this round came by; and in the round before.
+    named: Named,
+    named_before: Named,
+}
+
+/// VIPs and members that are no more, by their ids.
+#[derive(Debug, Default)]
+struct Named {
+    vips: BTreeSet<VipId>,
+    members: BTreeSet<MemberId>,
 }
 
 /// A round's part in the marks' upkeep.
@@ -40,7 +54,30 @@ impl Round {
 
 impl Hand {
     pub(super) fn new() -> Self {
-        Self { next_line: 0, round: Round::Set(LOWER) }
+        let (named, named_before) = (Named::default(), Named::default());
+        Self { next_line: 0, round: Round::Set(LOWER), rounds: 0, named, named_before }
+    }
+
+    /// Whole rounds so far.
+    pub fn rounds(&self) -> u64 {
+        self.rounds
+    }
+
+    /// Whether a flow named this VIP, which is no more, in the last whole round or since then.
+    pub fn has_seen_vip(&self, vip: VipId) -> bool {
+        self.named.vips.contains(&vip) || self.named_before.vips.contains(&vip)
+    }
+
+    /// The same for a member.
+    pub fn has_seen_member(&self, member: MemberId) -> bool {
+        self.named.members.contains(&member) || self.named_before.members.contains(&member)
+    }
+
+    fn end_round(&mut self) {
+        self.next_line = 0;
+        self.round = self.round.following();
+        self.rounds += 1;
+        self.named_before = std::mem::take(&mut self.named);
     }
 }
 
@@ -58,33 +95,33 @@ impl<K: Key> Table<K> {
     ) {
         let now = Tick::at(now);
         for _ in 0..lines {
-            self.sweep_line(hand.next_line, hand.round, now, timeouts, &mut events);
+            self.sweep_line(hand, now, timeouts, &mut events);
             hand.next_line += 1;
             if hand.next_line as usize == self.lines() {
-                hand.next_line = 0;
-                hand.round = hand.round.following();
+                hand.end_round();
             }
         }
     }
 
-    fn sweep_line(
-        &self,
-        line: u32,
-        round: Round,
-        now: Tick,
-        timeouts: &impl TimeoutsOf,
-        events: &mut impl FnMut(Event),
-    ) {
+    fn sweep_line(&self, hand: &mut Hand, now: Tick, timeouts: &impl TimeoutsOf, events: &mut impl FnMut(Event)) {
+        let Hand { next_line: line, round, named, .. } = hand;
+        let (line, round) = (*line, *round);
         let entries = self.entries(line);
         for entry in 0..K::ENTRIES {
             let (key, word) = entries.read_any(entry);
             let age = now.since(word.tick());
-            if let Some(state) = word.state()
-                && timeouts.timeouts_of(key.vip()).is_expired(word.phase_index(), age)
-            {
-                if entries.replace(entry, word, Word::free(now)) {
-                    events(Event::Ended { vip: key.vip(), member: word.member(), state });
+            if let Some(state) = word.state() {
+                let (vip, member) = (key.vip(), word.member());
+                let fate = timeouts.fate_of(vip, member, state);
+                let is_over = fate == Fate::Ends || timeouts.timeouts_of(vip).is_expired(word.phase_index(), age);
+                // One that has not expired may have been seen by a worker whose clock was read later.
+                if is_over && entries.replace(entry, word, Word::free(word.tick().or_later(now))) {
+                    events(Event::Ended { vip, member, state });
                     continue;
+                }
+                if fate != Fate::Lives {
+                    named.vips.insert(vip);
+                    named.members.insert(member);
                 }
             } else if word.is_free() && !word.is_never_used() && age > LONGEST {
                 // Before its tick could be mistaken for one that is yet to come. Failure: the slot is in use again.

@@ -344,6 +344,24 @@ pub(super) fn judge(word: Word, (signal, now, timeouts): Packet<'_>) -> Lookup {
 pub trait TimeoutsOf {
     /// This VIP's.
     fn timeouts_of(&self, vip: VipId) -> &Timeouts;
+
+    /// What becomes of a flow that has not expired when the sweep comes by: it may name a VIP or a member that is no
+    /// more.
+    #[inline]
+    fn fate_of(&self, _vip: VipId, _member: MemberId, _state: FlowState) -> Fate {
+        Fate::Lives
+    }
+}
+
+/// What the sweep does with a flow that has not expired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Its VIP and its member are there: nothing.
+    Lives,
+    /// Its VIP or its member is no more: it ends.
+    Ends,
+    /// Its member is no more, and it is to stay bound to it until it expires. The member's id is not free before.
+    Lingers,
 }
 
 /// The same for all.

@@ -19,6 +19,7 @@ const MARKS_SHIFT: u32 = PHASE_SHIFT + 3;
 
 /// The members that a table can name: ids below this.
 pub const MEMBERS: u32 = 1 << MEMBER_BITS;
+const _: () = assert!(MEMBERS as usize == MemberId::MOST);
 
 /// Both marks of a line.
 pub(super) const MARKS: u64 = 0b11 << MARKS_SHIFT;

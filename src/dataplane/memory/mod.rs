@@ -6,8 +6,10 @@ mod atomic;
 mod lines;
 mod mapping;
 mod prefetch;
+mod zeroed;
 
 pub(crate) use atomic::full_barrier;
 pub use atomic::{AtomicU64, Ordering};
 pub use lines::{LINE_BYTES, LINE_WORDS, Line, Lines, Pages};
 pub use prefetch::prefetch;
+pub use zeroed::zeroed;

@@ -52,7 +52,7 @@ impl Bench {
     }
 
     fn templates(&self) -> &Templates {
-        self.flows.templates.as_ref().expect("asked for")
+        self.flows.templates.get().expect("asked for")
     }
 
     fn member(&self, client: u32, at: u64) -> Option<u32> {

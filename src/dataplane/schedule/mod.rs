@@ -18,6 +18,7 @@ mod turn;
 
 pub use turn::Turns;
 
+use super::flow::FlowState;
 use super::ids::{MemberId, VipId};
 use super::load::Loads;
 use super::parse::FlowKey;
@@ -107,6 +108,12 @@ impl Pool {
     /// What becomes of flows whose member is gone.
     pub fn on_member_down(&self) -> OnMemberDown {
         self.on_member_down
+    }
+
+    /// Whether a flow in this state stays bound to a member that is gone.
+    pub fn keeps(&self, state: FlowState) -> bool {
+        // Nothing but SYNs so far: the client has nothing to lose, and tries again.
+        state != FlowState::Embryonic && self.on_member_down == OnMemberDown::Keep
     }
 
     /// Whether a member is usable: of this pool, up, and with a weight.

@@ -26,7 +26,12 @@ pub(super) struct At {
 impl Turns {
     /// For every [`VipId`] that there can be: half a MiB.
     pub fn new() -> Self {
-        Self(std::iter::repeat_with(Turn::default).take(1 << u16::BITS).collect())
+        Self(std::iter::repeat_with(Turn::default).take(VipId::MOST).collect())
+    }
+
+    /// Has a VIP's round robin begin with the first member.
+    pub fn forget_vip(&self, vip: VipId) {
+        self.of(vip).0.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn of(&self, vip: VipId) -> &Turn {

@@ -1,0 +1,136 @@
+//! What differs about a pool's monitors, and about what it makes of them.
+
+use serde_json::Value;
+
+use super::super::model::probe::{Dns, Exchange, Http, Probe, Script, Tls};
+use super::super::model::{Damping, Model, Monitor, Policy, Pool, StatusRange};
+use super::super::value::spelt;
+use super::{HIDDEN, Item, Keys, pair_by};
+
+/// The pool's own keys about its monitors. (The port that its VIPs have is theirs.)
+pub(super) fn policy(keys: &mut Keys, (old, before): (&Model, &Policy), (new, after): (&Model, &Policy)) {
+    let Policy {
+        monitors: _,
+        combine,
+        start,
+        damping,
+        quorum,
+        quorum_hysteresis,
+        sorry_pool,
+        slow_start,
+        service_port: _,
+    } = before;
+    keys.add("monitors", combine.to_string(), after.combine.to_string());
+    keys.add("start", start.to_string(), after.start.to_string());
+    keys.add("damping", damping.as_ref().map(damped), after.damping.as_ref().map(damped));
+    keys.add("quorum", *quorum, after.quorum);
+    keys.add("quorum_hysteresis", *quorum_hysteresis, after.quorum_hysteresis);
+    keys.add("sorry_pool", named(old, *sorry_pool), named(new, after.sorry_pool));
+    keys.add("slow_start", slow_start.map(spelt), after.slow_start.map(spelt));
+}
+
+fn named(model: &Model, pool: Option<usize>) -> Option<String> {
+    pool.map(|pool| model.pools[pool].name.clone())
+}
+
+fn damped(Damping { downs, within, hold }: &Damping) -> String {
+    format!("{downs} downs within {}, hold {}", spelt(*within), spelt(*hold))
+}
+
+/// The monitors of a pool that stays: the first of a type is the same as the first of that type, and so on.
+pub(super) fn monitors(old: &Pool, new: &Pool) -> Vec<Item> {
+    if old.policy.monitors == new.policy.monitors {
+        return Vec::new();
+    }
+    let name = |monitor: &Monitor| format!("{}/{}", new.name, monitor.probe.kind());
+    let port = |monitor: &Monitor| monitor.port.map_or_else(String::new, |port| format!("port {port}"));
+    let pairs = pair_by(numbered(old), numbered(new));
+    pairs.into_iter().filter_map(|pair| pair.item(name, port, differing)).collect()
+}
+
+fn numbered(pool: &Pool) -> impl Iterator<Item = ((String, usize), &Monitor)> {
+    let all = &pool.policy.monitors;
+    all.iter().enumerate().map(|(index, monitor)| {
+        let kind = monitor.probe.kind();
+        let earlier = all[..index].iter().filter(|earlier| earlier.probe.kind() == kind).count();
+        ((kind.to_string(), earlier), monitor)
+    })
+}
+
+fn differing(before: &Monitor, after: &Monitor) -> Keys {
+    let Monitor { probe, interval, timeout, rise, fall, port } = before;
+    let mut keys = Keys(Vec::new());
+    keys.add("interval", spelt(*interval), spelt(after.interval));
+    keys.add("timeout", spelt(*timeout), spelt(after.timeout));
+    keys.add("rise", *rise, after.rise);
+    keys.add("fall", *fall, after.fall);
+    keys.add("port", *port, after.port);
+    // Of the same type, so with the same keys.
+    for (was, is) in settings(probe).into_iter().zip(settings(&after.probe)) {
+        keys.add_shown(was.key, was.differs_by != is.differs_by, was.shown, is.shown);
+    }
+    keys
+}
+
+/// A setting of a probe's.
+struct Setting {
+    key: &'static str,
+    /// What it is.
+    differs_by: Value,
+    /// What may be said of that: a log is no place for credentials.
+    shown: Value,
+}
+
+fn open(key: &'static str, value: impl Into<Value>) -> Setting {
+    let value = value.into();
+    Setting { key, differs_by: value.clone(), shown: value }
+}
+
+fn hidden(key: &'static str, value: impl Into<Value>) -> Setting {
+    let value = value.into();
+    let shown = if value.is_null() { Value::Null } else { HIDDEN.into() };
+    Setting { key, differs_by: value, shown }
+}
+
+fn settings(probe: &Probe) -> Vec<Setting> {
+    match probe {
+        Probe::Ping => Vec::new(),
+        Probe::Tcp(Exchange { send, expect }) | Probe::Udp(Exchange { send, expect }) => {
+            vec![hidden("send", send.clone()), open("expect", expect.clone())]
+        }
+        Probe::Tls(tls) => of_tls(Some(tls)),
+        Probe::Http(Http { tls, method, path, host, headers, expect_status, expect_body }) => {
+            let headers: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+            let codes: Vec<String> = expect_status.iter().map(StatusRange::to_string).collect();
+            let mut all = vec![
+                open("method", method.clone()),
+                open("path", path.clone()),
+                open("host", host.clone()),
+                hidden("headers", headers),
+                open("expect_status", codes),
+                open("expect_body", expect_body.clone()),
+            ];
+            all.extend(of_tls(tls.as_ref()));
+            all
+        }
+        Probe::Dns(Dns { query, record, rcode, answer }) => vec![
+            open("query", query.clone()),
+            open("record", record.clone()),
+            open("expect_rcode", rcode.to_string()),
+            open("expect_answer", answer.clone()),
+        ],
+        Probe::Script(Script { command, arguments, send, expect, dynamic_weight }) => vec![
+            open("command", command.display().to_string()),
+            hidden("args", arguments.clone()),
+            hidden("send", send.clone()),
+            open("expect", expect.clone()),
+            open("dynamic_weight", *dynamic_weight),
+        ],
+    }
+}
+
+fn of_tls(tls: Option<&Tls>) -> Vec<Setting> {
+    let Some(Tls { sni, verify, ca }) = tls else { return Vec::new() };
+    let ca = ca.as_ref().map(|path| path.display().to_string());
+    vec![open("sni", sni.clone()), open("verify", *verify), open("ca", ca)]
+}

@@ -1,0 +1,268 @@
+//! Another configuration, while packets are forwarded: it is compared with the one that runs, and only the difference
+//! is made.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use thiserror::Error;
+use tracing::{Level, debug, enabled, error, info};
+
+use super::{Daemon, DaemonError, FIRST_RESOLUTION};
+use crate::control::change::{Change, Setting, impact};
+use crate::control::compile::{self, Plan};
+use crate::control::fit::Unfit;
+use crate::control::identity::NoIds;
+use crate::control::model::Model;
+use crate::control::neighbor::{Network, NextHop};
+use crate::control::plane;
+use crate::control::reload::Loaded;
+use crate::dataplane::flow::Sizes;
+use crate::dataplane::port::nic;
+
+/// Why another configuration is not taken; the one that runs has not been touched.
+#[derive(Debug, Error)]
+pub enum Refused {
+    /// It changes what only a start can.
+    #[error("{} (to change that, restart; everything else can be changed without)", list(.0))]
+    NeedsRestart(Vec<Setting>),
+    /// It does not fit this host.
+    #[error("{}", .0.join("; "))]
+    Host(Vec<String>),
+    /// It has too many VIPs or members.
+    #[error(transparent)]
+    NoIds(#[from] NoIds),
+    /// There is no memory for what it asks for.
+    #[error("memory for a persistence table of {clients} clients (dataplane.persistence_v4): {source}")]
+    Memory {
+        /// How many clients it was to remember.
+        clients: usize,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+fn list(settings: &[Setting]) -> String {
+    settings.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A configuration that is about to be applied: when its new members' next hops are known, or it has waited enough.
+#[derive(Debug)]
+pub(super) struct Proposal {
+    model: Model,
+    until: Instant,
+}
+
+impl Daemon {
+    /// What another configuration would change, and what that comes to for flows; changes nothing. Members that are new
+    /// are taken for reachable.
+    pub(super) fn plan(&self, model: &Model) -> Result<Change, Refused> {
+        let mut change = self.compare(model);
+        let ids = self.identities.assign(model)?;
+        let mut plan = Plan::with(model.clone(), ids, Some(&self.plan));
+        let interfaces = self.interfaces();
+        let network = as_if_resolved(&self.network, &plan.targets(), interfaces);
+        let after = plan.compile(&network, interfaces, self.generation).tables;
+        if let Some(plane) = &self.plane {
+            change.impact = impact((&self.plan, plane.tables()), (&plan, &after), &self.shared.flows);
+        }
+        Ok(change)
+    }
+
+    /// Has this configuration rule, at once: workers have the one or the other, and what does not differ is not touched.
+    /// Members whose next hop is not known yet get nothing until it is; [`Daemon::propose`] waits for that first.
+    ///
+    /// # Errors
+    ///
+    /// The outer one is the data plane's and ends the daemon; with the inner one nothing has changed.
+    pub(super) fn apply(&mut self, model: Model) -> Result<Result<Change, Refused>, DaemonError> {
+        let change = match self.prepare(&model).and_then(|change| self.try_interfaces(&model).map(|()| change)) {
+            Ok(change) => change,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        if change.is_empty() {
+            return Ok(Ok(change));
+        }
+        let shared = self.shared_addresses();
+        if let Err(refused) = self.adopt(model) {
+            return Ok(Err(refused));
+        }
+        self.follow_interfaces();
+        self.serve()?;
+        if let Some(plane) = &self.plane {
+            let (loads, limits) = (&self.shared.flows.loads, &plane.tables().limits);
+            self.plan.members().for_each(|(_, _, id)| loads.settle(id, limits));
+        }
+        self.say_shared_addresses(&shared);
+        Ok(Ok(change))
+    }
+
+    /// Has this configuration rule as soon as its new members can be reached, at most a second from now.
+    pub(super) fn propose(&mut self, model: Model) -> Result<(), Refused> {
+        self.prepare(&model)?;
+        let wanted = [&self.plan.model, &model];
+        let members = wanted.iter().flat_map(|model| &model.pools).flat_map(|pool| &pool.members);
+        self.watcher.watch(members.map(|member| member.address).collect::<BTreeSet<_>>());
+        self.watcher.list(wanted.iter().flat_map(|model| &model.interfaces).map(|interface| interface.name.clone()));
+        self.proposal = Some(Proposal { model, until: Instant::now() + FIRST_RESOLUTION });
+        Ok(())
+    }
+
+    /// Applies what was proposed if it is time to, and says what came of it.
+    pub(super) fn settle(&mut self) -> Result<Option<String>, DaemonError> {
+        let network = &self.network;
+        let is_due = |proposal: &mut Proposal| {
+            let members = proposal.model.pools.iter().flat_map(|pool| &pool.members);
+            let are_settled = members.map(|member| member.address).all(|target| network.is_settled(target));
+            let mut interfaces = proposal.model.interfaces.iter().map(|interface| &interface.name);
+            let are_known = interfaces.all(|name| network.links.contains_key(name) || !nic::exists(name));
+            (are_settled && are_known) || Instant::now() >= proposal.until
+        };
+        let Some(Proposal { model, .. }) = self.proposal.take_if(is_due) else { return Ok(None) };
+        let started = Instant::now();
+        let result = self.apply(model)?;
+        if result.is_err() {
+            self.watch();
+        }
+        debug!("applied in {:.1?}", started.elapsed());
+        Ok(Some(say_applied(result)))
+    }
+
+    /// When what was proposed is applied at the latest.
+    pub(super) fn proposal_due(&self) -> Option<Instant> {
+        self.proposal.as_ref().map(|proposal| proposal.until)
+    }
+
+    /// Takes in a file that was read again. `None`: it is to be applied, and that takes a moment.
+    pub(super) fn take_in(&mut self, loaded: Loaded) -> Option<String> {
+        let model = match loaded {
+            Ok(model) => model,
+            Err(errors) => {
+                for error in &errors {
+                    error!("{error}");
+                }
+                let plural = if errors.len() == 1 { "" } else { "s" };
+                let words = format!("not reloaded: {} error{plural} in the file; nothing has changed", errors.len());
+                error!("{words}");
+                return Some(words);
+            }
+        };
+        if enabled!(Level::DEBUG)
+            && let Ok(plan) = self.plan(&model)
+        {
+            debug!("the plan:\n{plan}");
+        }
+        match self.propose(model) {
+            Ok(()) => None,
+            Err(refused) => Some(say_applied(Err(refused))),
+        }
+    }
+
+    fn compare(&self, model: &Model) -> Change {
+        Change::between(&self.plan.model, model, self.shared.flows.templates.get().is_some())
+    }
+
+    /// Compares, and says what stands against it.
+    fn prepare(&self, model: &Model) -> Result<Change, Refused> {
+        let change = self.compare(model);
+        let needs_restart: Vec<Setting> = change.needs_restart().cloned().collect();
+        if !needs_restart.is_empty() {
+            return Err(Refused::NeedsRestart(needs_restart));
+        }
+        let problems = compile::problems(model, &self.network);
+        let new: Vec<String> = problems.into_iter().filter(|problem| !self.problems.contains(problem)).collect();
+        if !new.is_empty() {
+            return Err(Refused::Host(new));
+        }
+        if !model.interfaces.iter().any(|interface| nic::exists(&interface.name)) {
+            let names = model.interfaces.iter().map(|interface| interface.name.clone()).collect();
+            return Err(Refused::Host(vec![DaemonError::NoInterface(names).to_string()]));
+        }
+        self.identities.assign(model)?;
+        Ok(change)
+    }
+
+    /// As at the start: one that is missing may come later, but one that is there and does not fit is a mistake.
+    fn try_interfaces(&self, model: &Model) -> Result<(), Refused> {
+        if model.interfaces == self.plan.model.interfaces {
+            return Ok(());
+        }
+        let listed = self.listed();
+        let is_new = |name: &str| !listed.iter().any(|one| one == name);
+        let fit = self.fit(model, &self.network);
+        let misfits = fit.unfit.iter().filter(|(name, why)| is_new(name) && **why != Unfit::Missing);
+        let mut failures: Vec<String> = misfits.map(|(name, why)| format!("{name}: {why}")).collect();
+        for place in fit.places.iter().filter(|place| is_new(place.name)) {
+            failures.extend(plane::try_out(model, *place).err().map(|error| error.to_string()));
+        }
+        if failures.is_empty() { Ok(()) } else { Err(Refused::Host(failures)) }
+    }
+
+    fn adopt(&mut self, model: Model) -> Result<(), Refused> {
+        let ids = self.identities.assign(&model)?;
+        let plan = Plan::with(model, ids, Some(&self.plan));
+        let Sizes { persistence_v4, .. } = plan.sizes();
+        if let Some(clients) = persistence_v4 {
+            let taken = self.shared.flows.remember_clients(&mut self.hands, clients);
+            taken.map_err(|source| Refused::Memory { clients, source })?;
+        }
+        // The next tables are the first without those that go.
+        let reused = self.identities.adopt(&plan.model, plan.ids(), self.generation + 1);
+        self.shared.forget(&reused);
+        self.plan = plan;
+        self.checker.follow(&self.plan.model);
+        self.watch();
+        self.forget_what_is_gone();
+        Ok(())
+    }
+
+    /// Has the kernel's state followed for what the plan names.
+    fn watch(&self) {
+        self.watcher.watch(self.plan.targets());
+        self.watcher.list(self.listed());
+    }
+
+    /// What was said of those that are gone is said again should they come back.
+    fn forget_what_is_gone(&mut self) {
+        let members: HashSet<String> =
+            self.plan.members().map(|(pool, member, _)| format!("{}/{}", pool.name, member.name)).collect();
+        self.said.retain(|name, _| members.contains(name));
+        let interfaces = self.listed();
+        self.unfit.retain(|name, _| interfaces.contains(name));
+        self.refusals.retain(|name, _| interfaces.contains(name));
+        self.ever_served.retain(|name| interfaces.contains(name));
+    }
+}
+
+/// Says what came of it, in words that whoever asked for it is told, too.
+fn say_applied(result: Result<Change, Refused>) -> String {
+    match result {
+        Ok(change) => {
+            let words = format!("reloaded: {}", change.summary());
+            info!("{words}");
+            words
+        }
+        Err(refused) => {
+            let words = format!("not reloaded: {refused}; nothing has changed");
+            error!("{words}");
+            words
+        }
+    }
+}
+
+/// The network if everybody whom nobody has looked for yet were there, on the first interface.
+fn as_if_resolved(network: &Network, targets: &[Ipv4Addr], interfaces: &[String]) -> Network {
+    let mut network = network.clone();
+    let Some(interface) = interfaces.first() else { return network };
+    for &target in targets {
+        let somewhere = NextHop {
+            interface: interface.clone(),
+            mac: [0; 6],
+            gateway: None,
+            source: Ipv4Addr::LOCALHOST,
+            mtu: None,
+        };
+        network.next_hops.entry(target).or_insert(Ok(somewhere));
+    }
+    network
+}
