@@ -300,7 +300,6 @@ fn start_dnsmasq(lab: &Lab) -> Server {
     Server(lab.spawn(command).expect("dnsmasq"))
 }
 
-
 #[test]
 fn every_type_sees_its_server_fail_and_come_back() {
     let Some(lab) = build(&Topology { udp_ports: vec![5300], ..topology() }) else { return };
