@@ -7,9 +7,10 @@
 //! `rewrite` | `encap` → `port` (tx ring). `process` names these stages in this order; `worker` is the loop around it.
 //!
 //! **A config's walk** ([`control`]):
-//! `file` (the TOML as it is written, every value with its place) → `model` (validated; errors name file, line, column and key) → `compile`
-//! (model + neighbours → immutable `Tables`; pure) → `publish` (to each worker, between two bursts; retired
-//! tables come back to control to be freed) → worker.
+//! `file` (the TOML as it is written, every value with its place) → `model` (validated; errors name file, line, column and
+//! key) → `identity` (which integers name its VIPs and members) → `compile` (model + neighbours + health → immutable
+//! `Tables`; touches nothing) → `publish` (to each worker, between two bursts; retired tables come back to control to be
+//! freed) → worker.
 //!
 //! Imports point one way: `dataplane` knows nothing of `control`; `control` knows `dataplane`'s tables; `cli` and
 //! `main` know both.

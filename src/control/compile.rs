@@ -1,5 +1,5 @@
-//! Model + network → immutable tables, and what the steering program and the status need to know. Pure: the same
-//! input gives the same output, and nothing is touched.
+//! Model + network + health → immutable tables, and what the steering program and the status need to know. Touches
+//! nothing outside: what was compiled before (hysteresis, shares that grow, parts that did not change) is in the [`Plan`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;

@@ -1,15 +1,20 @@
 //! The config's walk, on one thread.
 //!
 //! ```text
-//!  file        the TOML as it is written, every value with its place
-//!    → model   validated; errors name file, line, column and key
-//!    → compile model + network → immutable tables; pure (with maglev)
-//!    → publish to each worker, between two bursts
+//!  file         the TOML as it is written, every value with its place
+//!    → model    validated; errors name file, line, column and key
+//!    → identity which integers name its VIPs and members, as before where they are the same
+//!    → compile  model + network + health → immutable tables (with serving: who serves, for how large a part? and maglev)
+//!    → publish  to each worker, between two bursts
 //! ```
 //!
-//! [`health`] looks whether members are well; [`neighbor`] follows the kernel's network state; [`announce`] tells the network who owns a VIP; [`plane`] brings
-//! the data plane up and down ([`fit`]: on which interfaces? [`occupant`]: who else is on them? [`memory`]: is there enough?); [`privileges`] is what the threads may
-//! still do then; [`daemon`] is the loop around all of it.
+//! Another configuration goes the same way while packets are forwarded: [`reload`] reads it, [`change`] says what it would
+//! change, and `daemon::apply` makes the difference.
+//!
+//! [`health`] looks whether members are well ([`probe`]: what it asks them), [`neighbor`] follows the kernel's network
+//! state, [`announce`] tells the network who owns a VIP, [`statistics`] is what is counted, in a line. [`plane`] brings the
+//! data plane up and down ([`fit`]: on which interfaces? [`occupant`]: who else is on them? [`memory`]: is there enough?);
+//! [`privileges`] is what the threads may still do then; [`daemon`] is the loop around all of it.
 
 pub mod announce;
 pub mod change;
