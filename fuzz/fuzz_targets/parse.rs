@@ -7,7 +7,7 @@ use pointsman::dataplane::parse::{ETHERNET_LENGTH, ICMP_LENGTH, Parsed, parse};
 
 fuzz_target!(|frame: &[u8]| {
     match parse(frame) {
-        Ok(Parsed::Flow { key, length }) => {
+        Ok(Parsed::Flow { key, length, .. }) => {
             assert!(ETHERNET_LENGTH + usize::from(length) <= frame.len());
             // IPv4 header and the shortest transport header.
             assert!(usize::from(length) >= 20 + 8);
