@@ -9,7 +9,8 @@ use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use super::{EXIT_CANNOT_RUN, EXIT_NOT_SO};
-use crate::control::daemon::{self, Progress};
+use crate::control::api::door::Doors;
+use crate::control::daemon::{self, Beginning, Progress};
 use crate::control::model::Model;
 use crate::control::{occupant, privileges, reload};
 
@@ -35,13 +36,20 @@ pub fn run(config: &Path) -> ExitCode {
         return ExitCode::from(EXIT_CANNOT_RUN);
     }
     info!("pointsman {} with {}", env!("CARGO_PKG_VERSION"), config.display());
+    let doors = match Doors::open(&model.api) {
+        Ok(doors) => doors,
+        Err(error) => {
+            eprintln!("pointsman: {error}");
+            return ExitCode::from(EXIT_CANNOT_RUN);
+        }
+    };
     occupant::look_while_allowed();
     // Capabilities are each thread's own: now, while there is only this one.
     if let Err(error) = privileges::keep_needed() {
         eprintln!("pointsman: {error}");
         return ExitCode::from(EXIT_CANNOT_RUN);
     }
-    match daemon::run(config.to_owned(), model, tell) {
+    match daemon::run(Beginning { file: config.to_owned(), model, doors }, tell) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pointsman: {error}");

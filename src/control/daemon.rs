@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,6 +12,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::announce::arp::Announcer;
+use super::api::desk::Clerk;
+use super::api::door::Doors;
+use super::api::serve::serve;
 use super::compile::{Compiled, MemberState, MemberStatus, NotReachable, Plan};
 use super::fit::{self, Fit, Unfit};
 use super::health::Checker;
@@ -29,6 +32,7 @@ use crate::dataplane::port::steering::SteeringCounters;
 use apply::Proposal;
 
 mod apply;
+mod view;
 
 pub use apply::Refused;
 
@@ -108,16 +112,30 @@ pub enum Progress<'a> {
     Reloaded(&'a str),
 }
 
-/// Runs until SIGTERM or SIGINT, with the `model` that is in `file`, which SIGHUP has it read again.
-pub fn run(file: PathBuf, model: Model, mut tell: impl FnMut(Progress<'_>)) -> Result<(), DaemonError> {
+/// What the daemon starts with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// SIGHUP has it read again.
+    pub file: PathBuf,
+    /// The configuration that is to rule.
+    pub model: Model,
+    /// Where the API is served.
+    pub doors: Doors,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(beginning: Beginning, mut tell: impl FnMut(Progress<'_>)) -> Result<(), DaemonError> {
+    let Beginning { file, model, doors } = beginning;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut reloads = Reloads::of(file)?;
         let serve = async {
             let mut daemon = Daemon::start(model).await?;
+            // Whoever has connected before is answered from here on.
+            let (_server, mut clerk) = serve(doors)?;
             tell(Progress::Ready);
-            daemon.work(&mut reloads, tell).await
+            daemon.work(&mut reloads, &mut clerk, tell).await
         };
         // Whichever way `serve` is left, dropping it takes the data plane down.
         let result = tokio::select! {
@@ -133,7 +151,7 @@ pub fn run(file: PathBuf, model: Model, mut tell: impl FnMut(Progress<'_>)) -> R
 }
 
 /// The control thread's state.
-struct Daemon {
+pub(super) struct Daemon {
     plan: Plan,
     identities: Identities,
     /// What is to rule next.
@@ -157,9 +175,21 @@ struct Daemon {
     announcer: Announcer,
     generation: u64,
     /// What was last said of each member and each problem: a line per change, not per look.
-    said: HashMap<String, MemberState>,
+    said: HashMap<String, Said>,
+    /// How the members do by the newest tables, in the model's order.
+    members: Vec<MemberStatus>,
+    /// Counts changes of the configuration.
+    revision: u64,
+    ready: Instant,
     problems: Vec<String>,
     statistics: Statistics,
+}
+
+/// What was last said of a member, and when.
+#[derive(Debug)]
+struct Said {
+    state: MemberState,
+    since: SystemTime,
 }
 
 /// Attaching to a real card resets its rings and so costs the host packets: it is tried again ever more rarely, unless
@@ -211,6 +241,9 @@ impl Daemon {
             announcer: Announcer::default(),
             generation: 0,
             said: HashMap::new(),
+            members: Vec::new(),
+            revision: 1,
+            ready: Instant::now(),
             problems: Vec::new(),
             statistics: Statistics::default(),
         };
@@ -243,7 +276,12 @@ impl Daemon {
         }
     }
 
-    async fn work(&mut self, reloads: &mut Reloads, mut tell: impl FnMut(Progress<'_>)) -> Result<(), DaemonError> {
+    async fn work(
+        &mut self,
+        reloads: &mut Reloads,
+        clerk: &mut Clerk,
+        mut tell: impl FnMut(Progress<'_>),
+    ) -> Result<(), DaemonError> {
         let mut second = interval(SECOND);
         second.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut sweep = interval(SWEEP_ROUND / SWEEP_STEPS);
@@ -276,6 +314,7 @@ impl Daemon {
                         }
                     }
                 },
+                Some(question) = clerk.questions.recv() => question(self),
                 () = sleep_until(proposal), if proposal.is_some() => {}
                 _ = sweep.tick() => self.sweep(),
                 _ = second.tick() => self.each_second()?,
@@ -449,6 +488,7 @@ impl Daemon {
         }
         // Said when it is so.
         self.say_members(&members);
+        self.members = members;
         if problems != self.problems {
             for problem in &problems {
                 error!("{problem}");
@@ -498,7 +538,7 @@ impl Daemon {
 
     fn say_members(&mut self, members: &[MemberStatus]) {
         for member in members {
-            if self.said.get(&member.name) == Some(&member.state) {
+            if self.said.get(&member.name).is_some_and(|said| said.state == member.state) {
                 continue;
             }
             // Nothing is wrong yet while the kernel is asking.
@@ -509,7 +549,8 @@ impl Daemon {
             } else {
                 info!("member {} {}", member.name, member.state);
             }
-            self.said.insert(member.name.clone(), member.state.clone());
+            let said = Said { state: member.state.clone(), since: SystemTime::now() };
+            self.said.insert(member.name.clone(), said);
         }
     }
 

@@ -12,6 +12,7 @@
 //! still do then; [`daemon`] is the loop around all of it.
 
 pub mod announce;
+pub mod api;
 pub mod change;
 pub mod compile;
 pub mod daemon;
@@ -31,9 +32,10 @@ pub mod reload;
 pub mod statistics;
 
 pub mod probe;
-mod reader;
+pub(crate) mod reader;
 mod report;
 mod serving;
 mod syntax;
+mod time;
 mod value;
 mod word;
