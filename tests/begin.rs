@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman::control::compile::Plan;
@@ -224,8 +225,7 @@ fn a_flow_that_turns_out_to_go_to_another_member_still_has_to_fit() {
     // The idlest member takes anything; the hashed one, to which flows go that find no room, only short packets.
     let others = Setting { members: &["weight = 0", "", ""], ..equal("lc") }.tables();
     let mut tables = equal("lc").tables();
-    tables.members[1].largest = 40;
-    tables.members[2].largest = 40;
+    Arc::make_mut(&mut tables.members)[1..].iter_mut().for_each(|member| member.largest = 40);
     let flows = FlowTable::new(1, 10).expect("memory").0;
     for port in 1024..2024 {
         for flags in [SYN, ACK] {

@@ -184,7 +184,7 @@ fn frames_that_come_in_by_one_interface_and_leave_by_the_other_come_back() {
     const PACKETS: u64 = 1_000_000;
     let Bench { mut worker, mailbox, counters } = bench_with(2);
     let mut tables = tables(4, 1500);
-    for (index, member) in tables.members.iter_mut().enumerate() {
+    for (index, member) in Arc::make_mut(&mut tables.members).iter_mut().enumerate() {
         member.egress = InterfaceId(u8::from(index % 4 != 0));
     }
     tables.interfaces = [tables.interfaces[0], Interface { mac: SECOND_MAC }].into();

@@ -440,6 +440,7 @@ fn a_script_cannot_hang_flood_or_outlive_its_check() {
         assert!(line.ends_with("0000000000000000"), "{capabilities}");
     }
     assert!(balancer.stop().expect("stop").success());
+    assert_eq!(processes_with(&long), 0, "nothing outlives the daemon");
 }
 
 /// Exit statuses of 2 and more are weights, less two, as keepalived's `misc_dynamic` has it.

@@ -83,7 +83,7 @@ impl Walk {
                 .collect();
         }
         if let Some(way) = way {
-            self.tables.members[member as usize].way = way;
+            Arc::make_mut(&mut self.tables.members)[member as usize].way = way;
         }
     }
 }

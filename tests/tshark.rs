@@ -12,6 +12,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman::dataplane::encap::{Source, Template};
@@ -118,7 +119,7 @@ fn tshark_finds_nothing_wrong_with_what_is_sent() {
     };
     let mut output: Vec<Vec<u8>> =
         [(0, 0), (0b10, 1), (0b11, 700), (46 << 2, 1440)].map(|(tos, data)| sent(&tables, &tunnel(tos, data))).into();
-    if let Way::Ipip(_, template) = &mut tables.members[1].way {
+    if let Way::Ipip(_, template) = &mut Arc::make_mut(&mut tables.members)[1].way {
         *template = Template::new(block, tunnel_end(0).into());
     }
     output.extend((100..116).map(|data| sent(&tables, &tunnel(0, data))));

@@ -3,6 +3,7 @@
 mod support;
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use pointsman::dataplane::encap::{Source, Template};
 use pointsman::dataplane::flow::{FlowTable, Now};
@@ -194,7 +195,7 @@ fn a_packet_above_the_mtu_is_oversize_and_counted_for_its_vip() {
 #[test]
 fn a_member_without_a_mac_takes_nothing() {
     let mut tables = tables(1, 1500);
-    tables.members[0].way = Way::None;
+    Arc::make_mut(&mut tables.members)[0].way = Way::None;
     let (decision, _) = walk(&tables, &Frame::tcp(40_000, 80, 0).bytes());
     assert_eq!(decision.verdict, Verdict::Drop(DropReason::NoMember));
 }
@@ -351,7 +352,9 @@ fn a_flow_and_the_errors_about_it_share_an_outer_source() {
     let mut tables = tables(3, 1500);
     let source = Source { address: Ipv4Addr::new(198, 51, 100, 240).into(), varying: 0xf };
     for member in 0..3 {
-        let Way::Ipip(_, template) = &mut tables.members[3 + member].way else { panic!("a tunnel") };
+        let Way::Ipip(_, template) = &mut Arc::make_mut(&mut tables.members)[3 + member].way else {
+            panic!("a tunnel")
+        };
         *template = Template::new(source, tunnel_end(member as u8).into());
     }
     let outer_source = |frame: &Frame| walk(&tables, &frame.bytes()).1.expect("forwarded")[26..30].to_vec();
@@ -416,7 +419,7 @@ fn a_known_flow_stays_with_its_member_when_the_slots_change() {
 #[test]
 fn a_flow_whose_member_cannot_be_reached_is_given_another_for_good() {
     let (before, mut after, mut again) = (tables(2, 1500), tables(2, 1500), tables(2, 1500));
-    after.members[0].way = Way::None;
+    Arc::make_mut(&mut after.members)[0].way = Way::None;
     for tables in [&mut after, &mut again] {
         for vip in &mut tables.vips {
             vip.slots = vip.slots.iter().map(|_| MemberId(1)).collect();

@@ -11,7 +11,7 @@ use pointsman::dataplane::flow::{FlowTable, Hands, KeyV4, Signal, Timeouts};
 use pointsman::dataplane::limits::Limits;
 use pointsman::dataplane::select::Seed;
 use pointsman::dataplane::service::{Destination, ServiceTable};
-use pointsman::dataplane::tables::{Interface, InterfaceId, MemberId, Tables, Vip, VipAddress, VipId};
+use pointsman::dataplane::tables::{Interface, InterfaceId, Member, MemberId, Tables, Vip, VipAddress, VipId};
 
 use super::cases::{Dice, cpu_time};
 use super::generator::Loop;
@@ -104,6 +104,8 @@ const BETWEEN: usize = 32;
 pub(super) struct Swap {
     walk: Walk,
     slots: Vec<Arc<[MemberId]>>,
+    services: Arc<ServiceTable>,
+    members: Arc<[Member]>,
     generation: u64,
 }
 
@@ -111,13 +113,17 @@ fn vip(index: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(0xc612_0000 + index)
 }
 
-fn many(generation: u64, slots: &[Arc<[MemberId]>]) -> Tables {
-    let destination = |index| Destination { address: vip(index).into(), protocol: 6, port: PORT };
-    let services: Vec<_> = (0..VIPS).map(|index| (destination(index), VipId(index as u16))).collect();
+fn destination(index: u32) -> Destination {
+    Destination { address: vip(index).into(), protocol: 6, port: PORT }
+}
+
+/// Tables as they are compiled after a member's health has changed: services and members stay in the memory where they
+/// are, VIPs and their pools are new.
+fn many(generation: u64, slots: &[Arc<[MemberId]>], services: &Arc<ServiceTable>, members: &Arc<[Member]>) -> Tables {
     let announced = || [InterfaceId(0)].into_iter().collect();
     Tables {
         generation,
-        services: ServiceTable::new(&services),
+        services: Arc::clone(services),
         vips: (0..VIPS)
             .zip(slots)
             .map(|(index, slots)| Vip {
@@ -127,7 +133,7 @@ fn many(generation: u64, slots: &[Arc<[MemberId]>]) -> Tables {
                 pool: pool(index * MEMBERS_EACH..(index + 1) * MEMBERS_EACH),
             })
             .collect(),
-        members: (0..VIPS * MEMBERS_EACH).map(|id| member(Forward::Direct, id)).collect(),
+        members: Arc::clone(members),
         interfaces: [Interface { mac: MAC }].into(),
         addresses: (0..VIPS).map(|index| VipAddress { address: vip(index).into(), announced: announced() }).collect(),
         seed: Seed::from_text("bench"),
@@ -146,20 +152,24 @@ impl Swap {
         let members = (VIPS * MEMBERS_EACH) as usize;
         let flows = FlowTable::new(1 << 17, members).expect("memory").0;
         let counters = Arc::new(Counters::new(VIPS as usize, members));
-        let mut walk = Walk::with(Loop::new(frames), (flows, counters), many(0, &slots), 1 << 32);
+        let services: Vec<_> = (0..VIPS).map(|index| (destination(index), VipId(index as u16))).collect();
+        let services = Arc::new(ServiceTable::new(&services));
+        let all: Arc<[Member]> = (0..VIPS * MEMBERS_EACH).map(|id| member(Forward::Direct, id)).collect();
+        let first = many(0, &slots, &services, &all);
+        let mut walk = Walk::with(Loop::new(frames), (flows, counters), first, 1 << 32);
         for _ in 0..3 * 65_536 / 64 {
             walk.round();
         }
         let counted = walk.counted();
         assert!(counted.received == counted.transmitted && counted.begun > 65_000, "not under traffic: {counted:?}");
-        Self { walk, slots, generation: 0 }
+        Self { walk, slots, services, members: all, generation: 0 }
     }
 
     /// How much longer the round in which new tables are taken is than the one before it, in nanoseconds. (Not CPU
     /// time: asking the kernel would disturb rounds of a few microseconds. Medians leave out the interrupted ones.)
     pub(super) fn difference(&mut self) -> f64 {
         self.generation += 1;
-        let tables = Arc::new(many(self.generation, &self.slots));
+        let tables = Arc::new(many(self.generation, &self.slots, &self.services, &self.members));
         for _ in 0..BETWEEN {
             self.walk.round();
         }

@@ -44,6 +44,36 @@ pub struct Plan {
     standings: HashMap<String, Standing>,
     /// When a share next grows.
     next: Option<Instant>,
+    made: Made,
+}
+
+/// What was last put into tables, and is put into the next ones if it comes to the same: workers have it in their caches.
+#[derive(Debug, Clone)]
+struct Made {
+    served: Vec<(Destination, VipId)>,
+    services: Arc<ServiceTable>,
+    members: Arc<[TableMember]>,
+}
+
+impl Made {
+    fn nothing() -> Self {
+        Self { served: Vec::new(), services: Arc::new(ServiceTable::new(&[])), members: Arc::default() }
+    }
+
+    fn services(&mut self, served: &[(Destination, VipId)]) -> Arc<ServiceTable> {
+        if self.served != served {
+            self.services = Arc::new(ServiceTable::new(served));
+            self.served = served.to_vec();
+        }
+        Arc::clone(&self.services)
+    }
+
+    fn members(&mut self, members: Vec<TableMember>) -> Arc<[TableMember]> {
+        if *self.members != *members {
+            self.members = members.into();
+        }
+        Arc::clone(&self.members)
+    }
 }
 
 /// A pool's layout, and what was last made of it.
@@ -193,7 +223,8 @@ impl Plan {
         let mut standings = before.map(|before| before.standings.clone()).unwrap_or_default();
         let names: HashSet<&str> = model.pools.iter().map(|pool| pool.name.as_str()).collect();
         standings.retain(|name, _| names.contains(name.as_str()));
-        Self { gone: ids.gone(), model, ids, health, now: Instant::now(), layouts, standings, next: None }
+        let made = before.map_or_else(Made::nothing, |before| before.made.clone());
+        Self { gone: ids.gone(), model, ids, health, now: Instant::now(), layouts, standings, next: None, made }
     }
 
     /// Every VIP and its id, in the model's order.
@@ -262,9 +293,9 @@ impl Plan {
         Compiled {
             tables: Tables {
                 generation,
-                services: ServiceTable::new(&served),
+                services: self.made.services(&served),
                 vips: vips.into(),
-                members: members.into(),
+                members: self.made.members(members),
                 interfaces: compile_interfaces(network, interfaces),
                 addresses: self.addresses(network, interfaces),
                 seed: Seed::from_text(&self.model.node.hash_seed),

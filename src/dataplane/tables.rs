@@ -1,7 +1,10 @@
 //! The immutable snapshot that workers read.
 //!
 //! Control compiles a new one at every change and publishes it whole; nobody ever writes to one that a worker can
-//! see. All integers are in host byte order unless a field says otherwise.
+//! see. What did not change is not made anew: a worker has it in its cache. All integers are in host byte order unless a
+//! field says otherwise.
+
+use std::sync::Arc;
 
 use super::encap::Template;
 use super::flow::{Fate, FlowState, Timeouts, TimeoutsOf};
@@ -17,11 +20,11 @@ pub struct Tables {
     /// Grows by one with every publication.
     pub generation: u64,
     /// Destination (address, protocol, port) → VIP.
-    pub services: ServiceTable,
+    pub services: Arc<ServiceTable>,
     /// Indexed by [`VipId`]; where there is no such VIP, one that nobody is steered to.
     pub vips: Box<[Vip]>,
     /// Indexed by [`MemberId`]; where there is no such member, one that cannot be reached.
-    pub members: Box<[Member]>,
+    pub members: Arc<[Member]>,
     /// Indexed by [`InterfaceId`].
     pub interfaces: Box<[Interface]>,
     /// The VIPs' addresses, sorted by address, each once.
@@ -38,13 +41,13 @@ pub struct Tables {
 #[derive(Debug, Clone)]
 pub struct Vip {
     /// The Maglev table: the member of each slot. Empty if no member is usable. VIPs with the same pool share one.
-    pub slots: std::sync::Arc<[MemberId]>,
+    pub slots: Arc<[MemberId]>,
     /// How long its flows live.
     pub timeouts: Timeouts,
     /// What it serves.
     pub destination: Destination,
     /// How its new flows find a member, and what becomes of those that lose theirs.
-    pub pool: std::sync::Arc<Pool>,
+    pub pool: Arc<Pool>,
 }
 
 /// What is needed to send a packet to one member: one cache line.
@@ -108,9 +111,9 @@ impl Tables {
     pub fn empty() -> Self {
         Self {
             generation: 0,
-            services: ServiceTable::new(&[]),
+            services: Arc::new(ServiceTable::new(&[])),
             vips: Box::default(),
-            members: Box::default(),
+            members: Arc::default(),
             interfaces: Box::default(),
             addresses: Box::default(),
             seed: Seed::from_text(""),

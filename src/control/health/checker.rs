@@ -371,6 +371,7 @@ impl Drop for Checker {
         for check in self.checks.values() {
             check.task.abort();
         }
+        self.tools.scripts().end_all();
     }
 }
 

@@ -138,6 +138,26 @@ impl Scripts {
         }
     }
 
+    /// Ends all of them, and what they have left behind: before this process itself ends. Takes a few milliseconds.
+    pub(super) fn end_all(&self) {
+        /// What is left after a round are children of children.
+        const ROUNDS: usize = 5;
+        let running = std::mem::take(&mut *lock(&self.running));
+        for pid in &running {
+            let _ = killpg(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        if !self.adopts.load(Ordering::Relaxed) || (running.is_empty() && children().is_empty()) {
+            return;
+        }
+        for _ in 0..ROUNDS {
+            for child in children().into_iter().map(Pid::from_raw) {
+                let _ = kill(child, Signal::SIGKILL);
+                let _ = waitpid(child, Some(WaitPidFlag::WNOHANG));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// What has left its script's process group (`setsid`) is no longer killed with it; when its parents have ended, it
     /// is this process's child.
     fn end_orphans(&self) {
@@ -239,9 +259,12 @@ impl<'a> Running<'a> {
     /// Kills what is left of it, and takes its exit status if it has one already.
     fn end(&mut self) -> Option<ExitStatus> {
         let mut child = self.child.take()?;
+        if !lock(&self.scripts.running).remove(&child.id().cast_signed()) {
+            // All have been ended.
+            return None;
+        }
         // Not waited for yet, so its id is still its group's.
         kill_group(&child);
-        lock(&self.scripts.running).remove(&child.id().cast_signed());
         match child.try_wait() {
             Ok(Some(status)) => Some(status),
             Ok(None) => {
