@@ -320,3 +320,276 @@ fn clients_that_are_slow_or_hostile_hold_nobody_up() {
     assert_eq!(get(&lab, "/v1/status").status, 200);
     assert!(balancer.stop().expect("stop").success());
 }
+
+/// Changes a member by the API; what it answers.
+fn patch(lab: &Lab, member: &str, headers: &str, body: &str) -> Answer {
+    request(lab, "PATCH", &format!("/v1/members/http/{member}"), headers, body)
+}
+
+fn member(lab: &Lab, name: &str) -> Value {
+    get(lab, &format!("/v1/members/http/{name}")).json()
+}
+
+#[test]
+fn another_configuration_is_planned_applied_and_refused() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let service = |weights| Service { name: "http".into(), ..Service::http(weights) };
+    let mut balancer = lab.spawn_balancer(&lab.config(&[service(&[1, 1])])).expect("balancer");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_str().expect("text");
+    let write = |text: &str| std::fs::write(path, text).expect("written");
+    let next = lab.config(&[service(&[1, 5, 1])]);
+    write(&next);
+    let plan = printed(&lab, &["apply", path, "--dry-run"]);
+    assert!(plan.contains("~ member http/member2 (198.51.100.102): weight 1 → 5\n"), "{plan}");
+    assert!(plan.contains("+ member http/member3 (198.51.100.103)\n"), "{plan}");
+    let plan = printed_json(&lab, &["apply", path, "--dry-run", "--json"]);
+    assert_eq!((&plan["revision"], &plan["change"]["members"][0]["what"]), (&json!(1), &json!("changed")));
+    assert!(plan["change"]["impact"][0]["slots_moved"].as_u64() > Some(0), "{plan}");
+    assert_eq!(get(&lab, "/v1/members").json().as_array().map(Vec::len), Some(2), "nothing has changed");
+    let done = printed(&lab, &["apply", path]);
+    assert!(done.contains("+ member http/member3"), "{done}");
+    assert_clean(&lab.client_load(&lab.get()).expect("load"), lab.get().connections);
+    assert_eq!(member(&lab, "member3")["new_flows"].as_u64().is_some_and(|flows| flows > 0), true);
+    assert_eq!(get(&lab, "/v1/status").header("etag"), Some("\"2\""));
+    assert_eq!(printed(&lab, &["apply", path]), "nothing changes\n");
+    assert_eq!(get(&lab, "/v1/status").header("etag"), Some("\"2\""));
+
+    // What is refused changes nothing.
+    write(&next.replace("port = 80", "port = 70000").replace("weight = 5", "weigth = 5"));
+    let (code, words) = failed(&lab, &["apply", path]);
+    assert_eq!(code, Some(1));
+    assert!(words.contains(&format!("{path}:")) && words.contains("vip[0].port: 70000 is more than 65535"), "{words}");
+    assert!(words.contains("the configuration has 2 errors; nothing has changed"), "{words}");
+    let answer = request(&lab, "POST", "/v1/apply", "", &next.replace("port = 80", "port = 70000"));
+    answer.assert_problem(422, "the configuration has 1 error");
+    assert_eq!(answer.json()["errors"][0]["field"], "vip[0].port");
+    let restart = next.replace("[api]", "[dataplane]\nflows_v4 = 2048\n\n[api]");
+    request(&lab, "POST", "/v1/apply", "", &restart).assert_problem(422, "dataplane.flows_v4");
+    request(&lab, "POST", "/v1/apply", "If-Match: \"1\"\r\n", &next).assert_problem(409, "revision 2 rules, not 1");
+    request(&lab, "POST", "/v1/apply?dry_run=true", "If-Match: \"1\"\r\n", &next).assert_problem(409, "revision 2");
+    request(&lab, "POST", "/v1/apply", "If-Match: seven\r\n", &next).assert_problem(400, "is no ETag of ours");
+    request(&lab, "POST", "/v1/apply?dryrun=true", "", &next).assert_problem(400, "\"dryrun\" is no parameter here");
+    request(&lab, "POST", "/v1/apply?dry_run=perhaps", "", &next).assert_problem(400, "dry_run is \"perhaps\"");
+    request(&lab, "POST", "/v1/apply", "", &"#".repeat((1 << 20) + 1)).assert_problem(413, "more than 1 MiB");
+    let chunk = format!("20000\r\n{}\r\n", "#".repeat(0x20000));
+    let chunked = "POST /v1/apply HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    exchange(&lab, (chunked.to_owned() + &chunk.repeat(9) + "0\r\n\r\n").as_bytes()).assert_problem(413, "more than");
+    let half = "POST /v1/apply HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\nhalf";
+    exchange(&lab, half.as_bytes()).assert_problem(408, "the body has not come within 10s");
+    for (body, words) in [
+        ("{\"weight\": 70000}", "expected u16"),
+        ("{\"weight\": \"1\"}", "invalid type"),
+        ("{\"wieght\": 1}", "unknown field `wieght`"),
+        ("{", "EOF"),
+    ] {
+        patch(&lab, "member1", "", body).assert_problem(422, words);
+    }
+    assert_eq!(patch(&lab, "member1", "", "{\"weight\": 70000}").json()["field"], "weight");
+    patch(&lab, "membr1", "", "{\"weight\": 1}").assert_problem(404, "did you mean \"http/member1\"?");
+    patch(&lab, "member1", "If-Match: \"1\"\r\n", "{\"weight\": 9}").assert_problem(409, "revision 2 rules");
+    assert_eq!(get(&lab, "/v1/status").header("etag"), Some("\"2\""), "nothing has changed");
+    assert_eq!(patch(&lab, "member1", "If-Match: \"2\"\r\n", "{\"weight\": 9}").status, 200);
+    assert_eq!(
+        (member(&lab, "member1")["weight"].as_u64(), get(&lab, "/v1/status").json()["revision"].as_u64()),
+        (Some(9), Some(3))
+    );
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn members_are_edited_and_edits_survive_a_restart() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let config = lab.config(&[Service { name: "http".into(), ..Service::http(&[1, 2, 3]) }]);
+    let config = format!("[timeouts]\ntcp_closing = \"1s\"\n\n{config}");
+    let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+    assert_clean(&lab.client_load(&lab.get()).expect("load"), lab.get().connections);
+    // Its flows are closing, and end.
+    let said = printed(&lab, &["member", "drain", "http/member3", "--wait", "--timeout", "30"]);
+    assert!(said.contains("http/member3: no flows left after") && said.contains("safe to remove"), "{said}");
+    assert!(said.contains(" flows left, "), "it had some: {said}");
+    let drained = member(&lab, "member3");
+    assert_eq!((&drained["state"], &drained["weight"], &drained["drain"]), (&json!("drain"), &json!(3), &json!(true)));
+    let before = drained["new_flows"].clone();
+    assert_clean(&lab.client_load(&lab.get()).expect("load"), lab.get().connections);
+    assert_eq!(member(&lab, "member3")["new_flows"], before, "nothing new");
+    assert!(printed(&lab, &["member", "weight", "http/member1", "7"]).contains("weight 1 → 7"));
+    assert!(printed(&lab, &["member", "disable", "http/member2"]).contains("enabled true → false"));
+    let revision = get(&lab, "/v1/status").json()["revision"].clone();
+    let state = |lab: &Lab| {
+        let one = |name: &str| {
+            let member = member(lab, name);
+            (member["weight"].as_u64(), member["state"].as_str().map(str::to_owned))
+        };
+        [one("member1"), one("member2"), one("member3")]
+    };
+    let is = |weight, state: &str| (Some(weight), Some(state.to_owned()));
+    assert_eq!(state(&lab), [is(7, "up"), is(2, "disabled"), is(3, "drain")]);
+    balancer.kill().expect("killed");
+
+    let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+    assert_eq!(state(&lab), [is(7, "up"), is(2, "disabled"), is(3, "drain")]);
+    assert_eq!(get(&lab, "/v1/status").json()["revision"], revision);
+    assert!(balancer.log().iter().any(|line| line.contains("changed at run time, and still so: 3 members changed")));
+    printed(&lab, &["member", "enable", "http/member2"]);
+    printed(&lab, &["member", "enable", "http/member3"]);
+    assert_eq!(state(&lab), [is(7, "up"), is(2, "up"), is(3, "up")]);
+    assert!(balancer.stop().expect("stop").success());
+
+    // The startup file has changed: it wins, and what is dropped is said.
+    let mut balancer = lab.spawn_balancer(&config.replace("weight = 2", "weight = 4")).expect("balancer");
+    assert_eq!(state(&lab), [is(1, "up"), is(4, "up"), is(3, "up")]);
+    let dropped = |line: &String| {
+        line.contains("has changed: what was changed at run time is dropped: ") && line.contains("weight 7 → 1")
+    };
+    assert!(balancer.log().iter().any(dropped), "{}", balancer.log().join("\n"));
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn killed_at_any_moment_it_finds_a_whole_state() {
+    const KILLS: u64 = 15;
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let config = lab.config(&[Service { name: "http".into(), ..Service::http(&[1, 1]) }]);
+    let mut confirmed = 1;
+    for kill in 0..=KILLS {
+        let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+        let weight = member(&lab, "member1")["weight"].as_u64().expect("a weight");
+        assert!(weight == confirmed || weight == confirmed + 1, "{weight}, and {confirmed} was confirmed");
+        assert!(!balancer.log().iter().any(|line| line.contains("is not ours")), "{}", balancer.log().join("\n"));
+        confirmed = weight;
+        if kill == KILLS {
+            assert!(balancer.stop().expect("stop").success());
+            break;
+        }
+        let socket = socket(&lab);
+        let editor = std::thread::spawn(move || {
+            let mut last = weight;
+            loop {
+                let body = format!("{{\"weight\": {}}}", last + 1);
+                let head = "PATCH /v1/members/http/member1 HTTP/1.1\r\nHost: x\r\nConnection: close";
+                let text = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                let mut answer = String::new();
+                let sent = UnixStream::connect(&socket).and_then(|mut stream| {
+                    stream.write_all(text.as_bytes())?;
+                    stream.read_to_string(&mut answer)
+                });
+                if sent.is_err() || !answer.starts_with("HTTP/1.1 200") {
+                    return last;
+                }
+                last += 1;
+            }
+        });
+        std::thread::sleep(Duration::from_millis(20 + kill * 37 % 113));
+        balancer.kill().expect("killed");
+        confirmed = editor.join().expect("a thread");
+    }
+    println!("{confirmed} edits, killed {KILLS} times among them");
+    assert!(confirmed > KILLS, "edits went through");
+}
+
+#[test]
+fn metrics_flows_and_events_are_streams() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let config = lab.config(&[Service { name: "http".into(), ..Service::http(&[1, 1]) }]);
+    let config = config.replace("[api]", "[api]\nlisten = \"127.0.0.1:9190\"");
+    let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+    let mut follow = command(&lab, &["events", "--follow", "--json"]);
+    let mut follower = follow.stdout(std::process::Stdio::piped()).spawn().expect("run");
+    assert_clean(&lab.client_load(&lab.get()).expect("load"), lab.get().connections);
+    let connections = lab.get().connections as usize;
+
+    let metrics = get(&lab, "/v1/metrics");
+    assert!(metrics.header("content-type").is_some_and(|kind| kind.starts_with("application/openmetrics-text")));
+    assert!(metrics.body.trim_end().ends_with("# EOF"));
+    let value = |name: &str| {
+        let lines = metrics.body.lines().filter_map(|line| line.rsplit_once(' '));
+        let found =
+            lines.filter(|(one, _)| *one == name).map(|(_, value)| value.parse::<f64>().expect("a number")).next();
+        found.unwrap_or_else(|| panic!("{name}: {}", metrics.body))
+    };
+    assert_eq!(value("pointsman_vip_new_flows_total{vip=\"http\"}"), connections as f64);
+    let of = |member: &str| value(&format!("pointsman_member_new_flows_total{{pool=\"http\",member=\"{member}\"}}"));
+    assert_eq!(of("member1") + of("member2"), connections as f64);
+    assert!(value("pointsman_worker_received_bytes_total{worker=\"0\"}") > 0.0);
+    assert_eq!(value("pointsman_flows_capacity{family=\"v4\"}"), f64::from(1 << 20));
+    // The same by the address that can only be read, in the balancer's namespace.
+    let by_tcp = lab.balancer().enter(|| {
+        let ask = |text: &str| {
+            let mut stream = std::net::TcpStream::connect("127.0.0.1:9190").expect("connected");
+            stream.write_all(text.as_bytes()).expect("written");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("an answer");
+            answer
+        };
+        let read = ask("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let write =
+            "PATCH /v1/members/http/member1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
+        (read, ask(write))
+    });
+    let (read, write) = by_tcp.expect("entered");
+    assert!(read.starts_with("HTTP/1.1 200") && read.contains("pointsman_vip_up"), "{read}");
+    assert!(write.starts_with("HTTP/1.1 405") && write.contains("can only be read"), "{write}");
+
+    let flows = |arguments: &[&str]| {
+        let all = printed(&lab, &[&["conn", "list", "--json"], arguments].concat());
+        all.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<Value>>()
+    };
+    let all = flows(&[]);
+    assert_eq!(all.len(), connections, "each is closing");
+    assert_eq!((&all[0]["vip"], &all[0]["port"], &all[0]["state"]), (&json!("http"), &json!(80), &json!("closing")));
+    let at = |member: &str| flows(&["--member", &format!("http/{member}")]).len();
+    assert_eq!(at("member1") + at("member2"), connections);
+    assert!(at("member1") > 0);
+    let client = all[0]["client"].as_str().expect("an address");
+    let theirs = all.iter().filter(|flow| flow["client"] == client).count();
+    assert_eq!(flows(&["--client", client]).len(), theirs);
+    assert_eq!(flows(&["--client", "0.0.0.0/0", "--limit", "3"]).len(), 3);
+    assert_eq!(flows(&["--state", "established"]).len(), 0);
+    let text = printed(&lab, &["conn", "list", "--limit", "1"]);
+    assert!(text.starts_with("CLIENT ") && text.contains("closing"), "{text}");
+    for (arguments, words) in [
+        (&["conn", "list", "--vip", "htpp"][..], "there is no VIP \"htpp\" (did you mean \"http\"?)"),
+        (&["conn", "list", "--member", "http/member4"], "there is no member"),
+        (&["conn", "list", "--state", "open"], "state is \"open\" (allowed: embryonic, established"),
+        (&["conn", "list", "--client", "nobody"], "client is \"nobody\""),
+    ] {
+        let (code, said) = failed(&lab, arguments);
+        assert_eq!(code, Some(1), "{arguments:?}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+
+    printed(&lab, &["member", "drain", "http/member1"]);
+    let wanted = |event: &Value| event["subject"] == "http/member1" && event["to"] == "drain" && event["from"] == "up";
+    let events = printed(&lab, &["events", "--json"]);
+    let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(
+        events.iter().any(|event| event["kind"] == "config" && event["reason"].to_string().contains("weight 1 → 0"))
+    );
+    assert!(events.iter().any(wanted), "{events:?}");
+    let last = events.last().expect("events")["id"].to_string();
+    assert_eq!(printed(&lab, &["events", "--after", &last]), "");
+    assert!(printed(&lab, &["events"]).contains("member http/member1 up → drain"));
+    // Whoever follows has been told all of it.
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(follower.stdout.take().expect("piped")));
+    let seen = lines.map_while(Result::ok).map(|line| serde_json::from_str::<Value>(&line).expect("JSON"));
+    assert!(seen.into_iter().any(|event| wanted(&event)), "the follower has seen it");
+    follower.kill().expect("killed");
+    follower.wait().expect("ended");
+    // More streams than there may be, and clients that never read: others are answered.
+    let hold = |_| {
+        let mut stream = UnixStream::connect(socket(&lab)).expect("connected");
+        stream.write_all(b"GET /v1/events?follow=true HTTP/1.1\r\nHost: x\r\n\r\n").expect("written");
+        stream
+    };
+    let held: Vec<UnixStream> = (0..32).map(hold).collect();
+    assert!(wait_until(PATIENCE, || get(&lab, "/v1/events").status == 503));
+    assert_eq!(get(&lab, "/v1/status").status, 200);
+    drop(held);
+    assert!(wait_until(PATIENCE, || get(&lab, "/v1/events").status == 200));
+    assert!(balancer.stop().expect("stop").success());
+}

@@ -6,9 +6,12 @@
 //! `run`, `check` and `demo` work by themselves; all others ask a running daemon by its API (`client`) and print what it
 //! says, as a `table` or as JSON.
 
+pub mod apply;
 pub mod check;
 pub mod client;
+pub mod conn;
 pub mod demo;
+pub mod events;
 pub mod member;
 pub mod run;
 
@@ -50,6 +53,8 @@ enum Command {
     Demo(demo::DemoArguments),
     /// How the running daemon does, what is wrong first
     Status(ClientArguments),
+    /// Have a configuration rule at once; only the difference is made
+    Apply(apply::ApplyArguments),
     /// VIPs: what is served
     #[command(subcommand)]
     Vip(Show),
@@ -59,6 +64,11 @@ enum Command {
     /// Members: who serves, and how each does
     #[command(subcommand)]
     Member(member::MemberCommand),
+    /// Connections: who is where now
+    #[command(subcommand)]
+    Conn(conn::ConnCommand),
+    /// What has happened
+    Events(events::EventsArguments),
     /// Monitors: what they found of each member
     #[command(subcommand)]
     Monitor(Show),
@@ -126,9 +136,12 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::check(&arguments),
         Command::Demo(arguments) => demo::demo(&arguments),
         Command::Status(client) => status::status(&client),
+        Command::Apply(arguments) => apply::apply(&arguments),
         Command::Vip(show) => vip::vip(&show),
         Command::Pool(show) => pool::pool(&show),
         Command::Member(command) => member::member(&command),
+        Command::Conn(command) => conn::conn(&command),
+        Command::Events(arguments) => events::events(&arguments),
         Command::Monitor(show) => monitor::monitor(&show),
         Command::Lab(arguments) => crate::lab::role(&arguments),
     }

@@ -16,6 +16,7 @@ use super::api::desk::Clerk;
 use super::api::door::Doors;
 use super::api::serve::serve;
 use super::compile::{Compiled, MemberState, MemberStatus, NotReachable, Plan};
+use super::events::Events;
 use super::fit::{self, Fit, Unfit};
 use super::health::Checker;
 use super::identity::{Identities, NoIds};
@@ -24,6 +25,7 @@ use super::neighbor::{Link, Network, Unresolved, WatchError, Watcher};
 use super::plane::{self, Misfit, PATIENCE_WITH_OURSELVES, Place, Plane, PlaneError, Shared};
 use super::publish::WorkerStuck;
 use super::reload::{Reloads, Told};
+use super::state::{self, Running, Store};
 use super::statistics::Statistics;
 use crate::dataplane::flow::{FlowTable, Hands, SWEEP_ROUND, Sizes};
 use crate::dataplane::memory::LINE_BYTES;
@@ -118,20 +120,22 @@ pub struct Beginning {
     /// SIGHUP has it read again.
     pub file: PathBuf,
     /// The configuration that is to rule.
-    pub model: Model,
+    pub running: Running,
+    /// Keeps what is changed of it.
+    pub state: state::Place,
     /// Where the API is served.
     pub doors: Doors,
 }
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(beginning: Beginning, mut tell: impl FnMut(Progress<'_>)) -> Result<(), DaemonError> {
-    let Beginning { file, model, doors } = beginning;
+    let Beginning { file, running, state, doors } = beginning;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut reloads = Reloads::of(file)?;
         let serve = async {
-            let mut daemon = Daemon::start(model).await?;
+            let mut daemon = Daemon::start(running, Store::start(state)?).await?;
             // Whoever has connected before is answered from here on.
             let (_server, mut clerk) = serve(doors)?;
             tell(Progress::Ready);
@@ -178,8 +182,10 @@ pub(super) struct Daemon {
     said: HashMap<String, Said>,
     /// How the members do by the newest tables, in the model's order.
     members: Vec<MemberStatus>,
-    /// Counts changes of the configuration.
-    revision: u64,
+    /// What the plan was made of.
+    running: Running,
+    store: Store,
+    events: Events,
     ready: Instant,
     problems: Vec<String>,
     statistics: Statistics,
@@ -203,7 +209,8 @@ struct Refusal {
 }
 
 impl Daemon {
-    async fn start(model: Model) -> Result<Self, DaemonError> {
+    async fn start(running: Running, store: Store) -> Result<Self, DaemonError> {
+        let model = running.model();
         let names: Vec<String> = model.interfaces.iter().map(|interface| interface.name.clone()).collect();
         // Before what follows from it is complained of.
         if !names.iter().any(|name| nic::exists(name)) {
@@ -242,7 +249,9 @@ impl Daemon {
             generation: 0,
             said: HashMap::new(),
             members: Vec::new(),
-            revision: 1,
+            running,
+            store,
+            events: Events::default(),
             ready: Instant::now(),
             problems: Vec::new(),
             statistics: Statistics::default(),
@@ -260,6 +269,9 @@ impl Daemon {
         daemon.serve()?;
         daemon.say_shared_addresses(&BTreeSet::new());
         daemon.all_workers_serve().await?;
+        daemon.store.save(&daemon.running);
+        let version = format!("pointsman {}, revision {}", env!("CARGO_PKG_VERSION"), daemon.running.revision);
+        daemon.events.add("daemon", "", (None, Some("ready".into())), version);
         Ok(daemon)
     }
 
@@ -315,6 +327,7 @@ impl Daemon {
                     }
                 },
                 Some(question) = clerk.questions.recv() => question(self),
+                Some(order) = clerk.orders.recv(), if is_idle => self.take_order(order),
                 () = sleep_until(proposal), if proposal.is_some() => {}
                 _ = sweep.tick() => self.sweep(),
                 _ = second.tick() => self.each_second()?,
@@ -350,6 +363,10 @@ impl Daemon {
 
     fn came_up(&mut self, plane: Plane) {
         self.queues = Some(plane.queues());
+        for (name, (xdp_mode, copy_mode)) in plane.interfaces().iter().zip(plane.modes()) {
+            let how = format!("{xdp_mode} XDP, {copy_mode}");
+            self.events.add("interface", name, (None, Some("served".into())), how);
+        }
         self.ever_served.extend(plane.interfaces().iter().cloned());
         let is_served = |name: &String| plane.interfaces().contains(name);
         self.refusals.retain(|name, _| !is_served(name));
@@ -458,6 +475,7 @@ impl Daemon {
     fn say_unfit(&mut self, name: String, why: Unfit) {
         if self.unfit.get(&name) != Some(&why) {
             warn!("{name}: {why}");
+            self.events.add("interface", &name, (None, Some("not served".into())), why.to_string());
             self.unfit.insert(name, why);
         }
     }
@@ -492,6 +510,7 @@ impl Daemon {
         if problems != self.problems {
             for problem in &problems {
                 error!("{problem}");
+                self.events.add("problem", "", (None, None), problem.clone());
             }
             self.problems = problems;
         }
@@ -549,6 +568,11 @@ impl Daemon {
             } else {
                 info!("member {} {}", member.name, member.state);
             }
+            let name = &member.name;
+            let word = |state: &MemberState| view::state_of(state).0.to_owned();
+            let before = self.said.get(name).map(|said| word(&said.state));
+            let reason = view::state_of(&member.state).1.unwrap_or_default();
+            self.events.add("member", name, (before, Some(word(&member.state))), reason);
             let said = Said { state: member.state.clone(), since: SystemTime::now() };
             self.said.insert(member.name.clone(), said);
         }

@@ -29,8 +29,10 @@ pub mod plane;
 pub mod privileges;
 pub mod publish;
 pub mod reload;
+pub mod state;
 pub mod statistics;
 
+mod events;
 pub mod probe;
 pub(crate) mod reader;
 mod report;

@@ -15,5 +15,5 @@ pub mod problem;
 pub mod shape;
 
 pub(super) mod desk;
-mod routes;
+pub(super) mod routes;
 pub(super) mod serve;

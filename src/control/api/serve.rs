@@ -60,7 +60,7 @@ pub(in crate::control) fn serve(doors: Doors) -> io::Result<(Server, Clerk)> {
     if let Some(tcp) = &doors.tcp {
         let tcp = tcp.try_clone()?;
         tcp.set_nonblocking(true)?;
-        tasks.push(tokio::spawn(accept_tcp(TcpListener::from_std(tcp)?, read_only(desk))).abort_handle());
+        tasks.push(tokio::spawn(accept_tcp(TcpListener::from_std(tcp)?, read_only(desk.apart()))).abort_handle());
     }
     Ok((Server { tasks, _doors: doors }, clerk))
 }

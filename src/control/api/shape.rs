@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::change::Change;
+use crate::control::time::rfc3339;
+
 /// `GET /v1/status`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -191,6 +194,81 @@ pub struct Member {
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+/// What a change came to, or would.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Applied {
+    /// The revision that rules now.
+    pub revision: u64,
+    /// In one line.
+    pub summary: String,
+    /// As a table.
+    pub plan: String,
+    /// Every difference.
+    pub change: Change,
+}
+
+/// `PATCH /v1/members/{pool}/{name}`: what is to be another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberPatch {
+    /// 0 to 65535.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
+    /// Whether it may get new flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Whether it drains: gets nothing new, and has its weight again afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<bool>,
+}
+
+/// `GET /v1/flows`: a line for each of these.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Flow {
+    /// The client's address.
+    pub client: String,
+    /// The client's port.
+    pub client_port: u16,
+    /// The VIP's name; empty if it has been removed.
+    pub vip: String,
+    /// The VIP's port, or the one that the client chose on a VIP on any port.
+    pub port: Option<u16>,
+    /// `POOL/MEMBER`; empty if it has been removed.
+    pub member: String,
+    /// `embryonic`, `established` or `closing` (TCP); `single` or `stream` (UDP).
+    pub state: String,
+    /// Since the flow was last written down: up to 1/32 of its timeout more than since its last packet.
+    pub idle_seconds: f64,
+}
+
+/// `GET /v1/events`: a line for each of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts events from 1, since the daemon's start; 0 for a line that stands for events that were lost.
+    pub id: u64,
+    /// When (RFC 3339, UTC).
+    pub time: String,
+    /// `daemon`, `config`, `member`, `interface`, `problem`; `lost`: the reader was too slow.
+    pub kind: String,
+    /// What it happened to.
+    pub subject: String,
+    /// What it was before, if it was something.
+    pub from: Option<String>,
+    /// What it is now.
+    pub to: Option<String>,
+    /// Why, in words.
+    pub reason: String,
+}
+
+impl Event {
+    /// Stands for so many.
+    pub fn lost(count: u64) -> Self {
+        let time = rfc3339(std::time::SystemTime::now());
+        let reason = format!("{count} events came faster than they were read");
+        Self { id: 0, time, kind: "lost".into(), subject: String::new(), from: None, to: None, reason }
+    }
 }
 
 /// `GET /v1/monitors`: an array of these, one for each member that a monitor looks at.

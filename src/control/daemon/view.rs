@@ -1,15 +1,19 @@
 //! What there is and how it does, for whoever asks by the API.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::broadcast;
+
 use super::Daemon;
-use crate::control::api::shape::{self, PortOrAny, UpOf};
+use crate::control::api::shape::{self, Event, PortOrAny, UpOf};
 use crate::control::compile::{MemberState, MemberStatus};
 use crate::control::health::{Condition, MonitorStatus};
 use crate::control::model::{Member, Model, Pool, VipPort};
 use crate::control::time::rfc3339;
 use crate::dataplane::counters::Counters;
+use crate::dataplane::flow::FlowTable;
 use crate::dataplane::tables::{MemberId, VipId};
 use crate::dataplane::verdict::DropReason;
 
@@ -19,7 +23,32 @@ const MOST_NAMED: usize = 20;
 impl Daemon {
     /// Which change of the configuration rules.
     pub(in crate::control) fn revision(&self) -> u64 {
-        self.revision
+        self.running.revision
+    }
+
+    /// The table, and the names of what its ids mean: by id, a VIP's with its port.
+    #[expect(clippy::type_complexity, reason = "taken apart at once")]
+    pub(in crate::control) fn flows_and_names(
+        &self,
+    ) -> (Arc<FlowTable>, Vec<Option<(String, Option<u16>)>>, Vec<Option<String>>) {
+        let ids = self.plan.ids();
+        let (mut vips, mut members) = (vec![None; ids.vips_end], vec![None; ids.members_end]);
+        for (vip, id) in self.plan.vips() {
+            let port = match vip.port {
+                VipPort::Exact(port) => Some(port),
+                VipPort::Any => None,
+            };
+            vips[usize::from(id.0)] = Some((vip.name.clone(), port));
+        }
+        for (pool, member, id) in self.plan.members() {
+            members[id.0 as usize] = Some(format!("{}/{}", pool.name, member.name));
+        }
+        (Arc::clone(&self.shared.flows), vips, members)
+    }
+
+    /// Events after this one that are remembered, and all that will come.
+    pub(in crate::control) fn events_after(&self, id: u64) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
+        self.events.after(id)
     }
 
     fn sum(&self, what: impl Fn(&Counters) -> u64) -> u64 {
@@ -35,7 +64,7 @@ impl Daemon {
         shape::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: model.node.name.clone(),
-            revision: self.revision,
+            revision: self.running.revision,
             uptime_seconds: self.ready.elapsed().as_secs(),
             interfaces: self.interfaces_view(),
             flows: shape::Flows {
@@ -157,15 +186,17 @@ impl Daemon {
     ) -> shape::Member {
         let load = self.shared.flows.loads.of(id);
         let (state, reason) = state_of(&status.state);
+        let drain = self.running.edits.get(&status.name).is_some_and(|edit| edit.drain);
+        let weight = if drain { self.weight_before(pool, member, &status.name) } else { member.weight };
         let since = self.said.get(&status.name).map_or_else(SystemTime::now, |said| said.since);
         shape::Member {
             pool: pool.name.clone(),
             name: member.name.clone(),
             address: member.address.to_string(),
             port: member.port.or(service_port),
-            weight: member.weight,
+            weight,
             enabled: member.enabled,
-            drain: false,
+            drain,
             state: state.into(),
             reason,
             since: rfc3339(since),
@@ -175,6 +206,15 @@ impl Daemon {
             packets: self.sum(|worker| worker.member(id).packets.get()),
             bytes: self.sum(|worker| worker.member(id).bytes.get()),
         }
+    }
+
+    /// What a member that drains had, and will have.
+    fn weight_before(&self, pool: &Pool, member: &Member, name: &str) -> u16 {
+        let edited = self.running.edits.get(name).and_then(|edit| edit.weight);
+        let pools = &self.running.base.pools;
+        let same = pools.iter().filter(|one| one.name == pool.name).flat_map(|one| &one.members);
+        let base = same.filter(|one| one.name == member.name).map(|one| one.weight).next();
+        edited.or(base).unwrap_or(member.weight)
     }
 
     pub(in crate::control) fn pools(&self) -> Vec<shape::Pool> {
@@ -217,7 +257,7 @@ fn drops(counters: &Counters) -> BTreeMap<String, u64> {
 }
 
 /// The word for it and the reason.
-fn state_of(state: &MemberState) -> (&'static str, Option<String>) {
+pub(super) fn state_of(state: &MemberState) -> (&'static str, Option<String>) {
     match state {
         MemberState::Up => ("up", None),
         MemberState::Drain => ("drain", Some("weight 0: gets nothing new".into())),

@@ -7,9 +7,8 @@ use axum::routing::get;
 use super::super::desk::Desk;
 use super::super::problem::Problem;
 use super::super::shape;
-use super::Json;
+use super::{Json, no_such};
 use crate::control::daemon::Daemon;
-use crate::control::reader::nearest;
 
 type Answer<T> = Result<Json<T>, Problem>;
 
@@ -49,13 +48,6 @@ async fn find<T: Send + 'static>(
     };
     let Json(found, revision) = say(desk, find).await?;
     found.map(|one| Json(one, revision)).map_err(|names| no_such(kind, &name, &names))
-}
-
-/// What is asked for is not there.
-pub(super) fn no_such(kind: &str, name: &str, names: &[String]) -> Problem {
-    let meant = nearest(name, names.iter().map(String::as_str));
-    let hint = meant.map_or_else(String::new, |meant| format!(" (did you mean {meant:?}?)"));
-    Problem::new(404, format!("there is no {kind} {name:?}{hint}")).about("name")
 }
 
 async fn status(State(desk): State<Desk>) -> Answer<shape::Status> {

@@ -1,6 +1,9 @@
 //! The paths, by subject.
 
+mod changes;
 mod lists;
+mod metrics;
+mod streams;
 
 use axum::Router;
 use axum::body::Body;
@@ -10,10 +13,11 @@ use serde::Serialize;
 
 use super::desk::Desk;
 use super::problem::{PROBLEM_JSON, Problem};
+use crate::control::reader::nearest;
 
 /// What is read and what is changed.
 pub(super) fn all(desk: Desk) -> Router {
-    finish(reads(), desk, "")
+    finish(reads().merge(changes::routes()), desk, "")
 }
 
 /// What is read.
@@ -22,7 +26,7 @@ pub(super) fn reading(desk: Desk) -> Router {
 }
 
 fn reads() -> Router<Desk> {
-    lists::routes()
+    lists::routes().merge(metrics::routes()).merge(streams::routes())
 }
 
 fn finish(router: Router<Desk>, desk: Desk, hint: &'static str) -> Router {
@@ -34,6 +38,29 @@ fn finish(router: Router<Desk>, desk: Desk, hint: &'static str) -> Router {
 
 async fn missing(uri: Uri) -> Problem {
     Problem::new(404, format!("there is no {} here; what there is: /v1/openapi.json", uri.path()))
+}
+
+/// What is asked for is not there.
+pub(in crate::control) fn no_such(kind: &str, name: &str, names: &[String]) -> Problem {
+    let meant = nearest(name, names.iter().map(String::as_str));
+    let hint = meant.map_or_else(String::new, |meant| format!(" (did you mean {meant:?}?)"));
+    Problem::new(404, format!("there is no {kind} {name:?}{hint}")).about("name")
+}
+
+/// The parameters of a query; each of `allowed`, and at most once.
+pub(super) fn query<'u, const N: usize>(uri: &'u Uri, allowed: [&str; N]) -> Result<[Option<&'u str>; N], Problem> {
+    let mut found = [None; N];
+    for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let Some(index) = allowed.iter().position(|one| *one == name) else {
+            let words = format!("{name:?} is no parameter here (allowed: {})", allowed.join(", "));
+            return Err(Problem::new(400, words).about(name));
+        };
+        if found[index].replace(value).is_some() {
+            return Err(Problem::new(400, format!("{name} is there twice")).about(name));
+        }
+    }
+    Ok(found)
 }
 
 impl IntoResponse for Problem {
