@@ -254,8 +254,20 @@ fn make_certificates(directory: &Path) {
     );
 }
 
+/// Ends with its owner. (That it lives at most as long as the lab does not hold for a process that changes its own
+/// credentials, as dnsmasq does: prctl(2), `PR_SET_PDEATHSIG`.)
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// nginx on 8080 and, with TLS, on 8443; with a file `down` there it answers 503.
-fn start_nginx(lab: &Lab, directory: &Path) -> Child {
+fn start_nginx(lab: &Lab, directory: &Path) -> Server {
     let here = directory.display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {here}/{kind};\n"))
@@ -270,11 +282,11 @@ fn start_nginx(lab: &Lab, directory: &Path) -> Child {
     fs::write(directory.join("nginx.conf"), text).expect("write");
     let mut command = lab.member(0).command("nginx");
     command.arg("-p").arg(directory).arg("-c").arg(directory.join("nginx.conf"));
-    lab.spawn(command).expect("nginx")
+    Server(lab.spawn(command).expect("nginx"))
 }
 
 /// Whoever serves a name is asked for it; nobody else is asked.
-fn start_dnsmasq(lab: &Lab) -> Child {
+fn start_dnsmasq(lab: &Lab) -> Server {
     let mut command = lab.member(0).command("dnsmasq");
     command.args([
         "--keep-in-foreground",
@@ -285,12 +297,7 @@ fn start_dnsmasq(lab: &Lab) -> Child {
         "--pid-file",
     ]);
     command.args(["--address=/www.lab.example/192.0.2.80", "--port=5353", "--log-facility=-"]);
-    lab.spawn(command).expect("dnsmasq")
-}
-
-fn end(mut child: Child) {
-    child.kill().expect("kill");
-    child.wait().expect("wait");
+    Server(lab.spawn(command).expect("dnsmasq"))
 }
 
 #[test]
@@ -362,14 +369,14 @@ fn every_type_sees_its_server_fail_and_come_back() {
     becomes("script", "down: script: exit status 1");
     lab.member(0).write_sysctl("net.ipv4.icmp_echo_ignore_all", "1").expect("sysctl");
     becomes("ping", "down: ping: timed out after 200ms waiting for the echo");
-    end(nginx);
+    drop(nginx);
     for pool in ["tcp", "tls", "http", "https"] {
         becomes(pool, &format!("down: {pool}: connection refused"));
     }
     // Before the DNS server: a host sends about one "port unreachable" a second, and there is one to be heard.
     server.kill().expect("kill");
     becomes("udp", "down: udp: port unreachable");
-    end(dns);
+    drop(dns);
     becomes("dns", "down: dns: ");
     becomes("refused", "down: dns: ");
 

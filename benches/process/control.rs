@@ -104,7 +104,7 @@ const BETWEEN: usize = 32;
 pub(super) struct Swap {
     walk: Walk,
     slots: Vec<Arc<[MemberId]>>,
-    services: Arc<ServiceTable>,
+    services: ServiceTable,
     members: Arc<[Member]>,
     generation: u64,
 }
@@ -119,11 +119,11 @@ fn destination(index: u32) -> Destination {
 
 /// Tables as they are compiled after a member's health has changed: services and members stay in the memory where they
 /// are, VIPs and their pools are new.
-fn many(generation: u64, slots: &[Arc<[MemberId]>], services: &Arc<ServiceTable>, members: &Arc<[Member]>) -> Tables {
+fn many(generation: u64, slots: &[Arc<[MemberId]>], services: &ServiceTable, members: &Arc<[Member]>) -> Tables {
     let announced = || [InterfaceId(0)].into_iter().collect();
     Tables {
         generation,
-        services: Arc::clone(services),
+        services: services.clone(),
         vips: (0..VIPS)
             .zip(slots)
             .map(|(index, slots)| Vip {
@@ -153,7 +153,7 @@ impl Swap {
         let flows = FlowTable::new(1 << 17, members).expect("memory").0;
         let counters = Arc::new(Counters::new(VIPS as usize, members));
         let services: Vec<_> = (0..VIPS).map(|index| (destination(index), VipId(index as u16))).collect();
-        let services = Arc::new(ServiceTable::new(&services));
+        let services = ServiceTable::new(&services);
         let all: Arc<[Member]> = (0..VIPS * MEMBERS_EACH).map(|id| member(Forward::Direct, id)).collect();
         let first = many(0, &slots, &services, &all);
         let mut walk = Walk::with(Loop::new(frames), (flows, counters), first, 1 << 32);

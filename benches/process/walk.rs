@@ -83,7 +83,7 @@ fn tables(forward: Forward) -> Tables {
     let slots: Arc<[MemberId]> = (0..SLOTS).map(|slot| MemberId(slot % MEMBERS)).collect();
     Tables {
         generation: 1,
-        services: Arc::new(ServiceTable::new(&[(destination, VipId(0))])),
+        services: ServiceTable::new(&[(destination, VipId(0))]),
         vips: [Vip { slots, timeouts: Timeouts::default(), destination, pool: pool(0..MEMBERS) }].into(),
         members: (0..MEMBERS).map(|id| member(forward, 0x0a63_0000 + id)).collect(),
         interfaces: [Interface { mac: MAC }].into(),

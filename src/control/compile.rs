@@ -51,21 +51,21 @@ pub struct Plan {
 #[derive(Debug, Clone)]
 struct Made {
     served: Vec<(Destination, VipId)>,
-    services: Arc<ServiceTable>,
+    services: ServiceTable,
     members: Arc<[TableMember]>,
 }
 
 impl Made {
     fn nothing() -> Self {
-        Self { served: Vec::new(), services: Arc::new(ServiceTable::new(&[])), members: Arc::default() }
+        Self { served: Vec::new(), services: ServiceTable::new(&[]), members: Arc::default() }
     }
 
-    fn services(&mut self, served: &[(Destination, VipId)]) -> Arc<ServiceTable> {
+    fn services(&mut self, served: &[(Destination, VipId)]) -> ServiceTable {
         if self.served != served {
-            self.services = Arc::new(ServiceTable::new(served));
+            self.services = ServiceTable::new(served);
             self.served = served.to_vec();
         }
-        Arc::clone(&self.services)
+        self.services.clone()
     }
 
     fn members(&mut self, members: Vec<TableMember>) -> Arc<[TableMember]> {

@@ -1,5 +1,7 @@
 //! Destination → VIP: an exact port beats "any".
 
+use std::sync::Arc;
+
 use super::ids::VipId;
 
 /// A destination that a VIP serves.
@@ -53,13 +55,13 @@ impl ServiceKey {
     }
 }
 
-/// An open-addressed hash table from [`Destination`] to [`VipId`], built once and then only read.
+/// An open-addressed hash table from [`Destination`] to [`VipId`], built once and then only read; a clone is the same one.
 ///
 /// An attacker chooses destinations only among those that exist, so the hash needs no secret.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ServiceTable {
     /// A power of two of them, at most half full; a free entry has `key == 0`, which no destination's is.
-    entries: Box<[Entry]>,
+    entries: Arc<[Entry]>,
     /// `64 - log2(entries.len())`: the hash's top bits choose the entry.
     shift: u32,
     /// Whether any VIP is on any port: without one the second look is not needed.
@@ -76,20 +78,18 @@ impl ServiceTable {
     /// Builds the table. Of equal destinations the last one counts.
     pub fn new(services: &[(Destination, VipId)]) -> Self {
         let size = (services.len() * 2).next_power_of_two().max(2);
-        let mut table = Self {
-            entries: vec![Entry::default(); size].into(),
-            shift: 64 - size.trailing_zeros(),
-            any_port: services.iter().any(|(destination, _)| destination.port == 0),
-        };
+        let mut entries = vec![Entry::default(); size];
+        let shift = 64 - size.trailing_zeros();
         for (destination, vip) in services {
             let ServiceKey(key) = ServiceKey::new(destination.address, destination.protocol, destination.port);
-            let mut index = table.home(key);
-            while table.entries[index].key != 0 && table.entries[index].key != key {
+            let mut index = home(key, shift);
+            while entries[index].key != 0 && entries[index].key != key {
                 index = (index + 1) & (size - 1);
             }
-            table.entries[index] = Entry { key, vip: vip.0 };
+            entries[index] = Entry { key, vip: vip.0 };
         }
-        table
+        let any_port = services.iter().any(|(destination, _)| destination.port == 0);
+        Self { entries: entries.into(), shift, any_port }
     }
 
     /// The VIP that serves this destination, and whether it does so on any port.
@@ -104,7 +104,7 @@ impl ServiceTable {
 
     #[inline]
     fn find(&self, key: u64) -> Option<VipId> {
-        let home = self.home(key);
+        let home = home(key, self.shift);
         // Nearly always there; and there is one, so this is no more than the look itself.
         let entry = self.entries.get(home)?;
         if entry.key == key { Some(VipId(entry.vip)) } else { self.find_beyond(home, key) }
@@ -118,12 +118,12 @@ impl ServiceTable {
         let seen = from.iter().chain(before).find(|entry| entry.key == key || entry.key == 0)?;
         (seen.key == key).then_some(VipId(seen.vip))
     }
+}
 
-    #[inline]
-    fn home(&self, key: u64) -> usize {
-        // Fibonacci hashing: 2^64 / golden ratio, odd (Knuth, TAOCP 3, §6.4).
-        (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
-    }
+#[inline]
+fn home(key: u64, shift: u32) -> usize {
+    // Fibonacci hashing: 2^64 / golden ratio, odd (Knuth, TAOCP 3, §6.4).
+    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> shift) as usize
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub struct Tables {
     /// Grows by one with every publication.
     pub generation: u64,
     /// Destination (address, protocol, port) → VIP.
-    pub services: Arc<ServiceTable>,
+    pub services: ServiceTable,
     /// Indexed by [`VipId`]; where there is no such VIP, one that nobody is steered to.
     pub vips: Box<[Vip]>,
     /// Indexed by [`MemberId`]; where there is no such member, one that cannot be reached.
@@ -111,7 +111,7 @@ impl Tables {
     pub fn empty() -> Self {
         Self {
             generation: 0,
-            services: Arc::new(ServiceTable::new(&[])),
+            services: ServiceTable::new(&[]),
             vips: Box::default(),
             members: Arc::default(),
             interfaces: Box::default(),

@@ -246,7 +246,7 @@ pub fn tables(members: u32, mtu: u16) -> Tables {
     let each = || (0..members).map(|member| member as u8);
     Tables {
         generation: 1,
-        services: Arc::new(ServiceTable::new(&services)),
+        services: ServiceTable::new(&services),
         vips: [vip(&slots, 0), vip(&slots, 1), vip(&slots, 2), vip(&empty, 3), vip(&tunnels, 4)].into(),
         members: (each().map(direct).chain(each().map(tunnelled)))
             .map(|(way, largest)| Member { way, egress: InterfaceId(0), largest })
