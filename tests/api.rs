@@ -593,3 +593,103 @@ fn metrics_flows_and_events_are_streams() {
     assert!(wait_until(PATIENCE, || get(&lab, "/v1/events").status == 200));
     assert!(balancer.stop().expect("stop").success());
 }
+
+/// Whether a value is as a schema of the document says; if not, where and how.
+fn differs(document: &Value, schema: &Value, value: &Value, place: &str) -> Option<String> {
+    if let Some(name) = schema["$ref"].as_str() {
+        let schema = document.pointer(name.trim_start_matches('#')).unwrap_or_else(|| panic!("{name} is not there"));
+        return differs(document, schema, value, place);
+    }
+    let is = |word: &Value| match word.as_str() {
+        Some("object") => value.is_object(),
+        Some("array") => value.is_array(),
+        Some("string") => value.is_string(),
+        Some("boolean") => value.is_boolean(),
+        Some("number") => value.is_number(),
+        Some("integer") => value.is_u64(),
+        Some("null") => value.is_null(),
+        other => panic!("{place}: type {other:?}"),
+    };
+    let is_typed = match &schema["type"] {
+        Value::Null => true,
+        Value::Array(words) => words.iter().any(is),
+        word => is(word),
+    };
+    if !is_typed || schema["enum"].as_array().is_some_and(|words| !words.contains(value)) {
+        return Some(format!("{place}: {value} is not {schema}"));
+    }
+    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if value.get(name).is_none() {
+            return Some(format!("{place}: lacks {name}"));
+        }
+    }
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let schema = schema["properties"].get(name).or_else(|| schema.get("additionalProperties"));
+        match schema {
+            // A key that is not described.
+            None if !place.ends_with("openapi.json") => return Some(format!("{place}.{name}: is not in the document")),
+            None => {}
+            Some(schema) => {
+                if let Some(found) = differs(document, schema, value, &format!("{place}.{name}")) {
+                    return Some(found);
+                }
+            }
+        }
+    }
+    let items = value.as_array().into_iter().flatten();
+    items.filter_map(|item| differs(document, &schema["items"], item, &format!("{place}[]"))).next()
+}
+
+#[test]
+fn every_path_answers_as_the_document_says() {
+    let Some(lab) = build(&topology()) else { return };
+    let (_members, mut balancer) = start(&lab);
+    assert_clean(&lab.client_load(&lab.get()).expect("load"), lab.get().connections);
+    let document = get(&lab, "/v1/openapi.json").json();
+    let config = lab.config(&[Service { name: "http".into(), ..Service::http(&[1, 2, 5]) }]);
+    let mut asked = 0;
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            let name = if path.contains("{pool}") { "member1" } else { "http" };
+            let place = path.replace("{pool}", "http").replace("{name}", name);
+            let body = match method.as_str() {
+                "post" => config.as_str(),
+                "patch" => "{\"weight\": 3, \"drain\": false}",
+                _ => "",
+            };
+            let answer = request(&lab, &method.to_uppercase(), &place, "", body);
+            assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);
+            let (kind, content) = operation["responses"]["200"]["content"]
+                .as_object()
+                .and_then(|one| one.iter().next())
+                .expect("content");
+            assert!(answer.header("content-type").is_some_and(|found| found.starts_with(kind.as_str())), "{path}");
+            let values = match kind.as_str() {
+                "application/json" => vec![answer.json()],
+                // What comes in chunks has their lengths between the lines.
+                "application/x-ndjson" => answer
+                    .body
+                    .lines()
+                    .filter(|line| line.starts_with('{'))
+                    .filter_map(|line| serde_json::from_str(line).ok())
+                    .collect(),
+                _ => vec![json!(answer.body)],
+            };
+            assert!(!values.is_empty(), "{path}");
+            for value in values {
+                assert_eq!(differs(&document, &content["schema"], &value, path), None);
+            }
+            asked += 1;
+            // A problem is one, too.
+            if method != "get" || path.contains('{') {
+                let missing = place.replace("/http", "/nobody");
+                let wrong = request(&lab, &method.to_uppercase(), &missing, "If-Match: none\r\n", "[]");
+                let problem = &operation["responses"]["default"]["content"]["application/problem+json"]["schema"];
+                assert!(wrong.status >= 400, "{method} {missing}");
+                assert_eq!(differs(&document, problem, &wrong.json(), path), None);
+            }
+        }
+    }
+    assert!(asked >= 16, "{asked}");
+    assert!(balancer.stop().expect("stop").success());
+}

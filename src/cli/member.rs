@@ -124,10 +124,10 @@ fn one(name: &str, client: &ClientArguments) -> Result<String, ClientError> {
 /// Has the daemon change a member; what has changed.
 fn edit(name: &str, patch: &MemberPatch, client: &ClientArguments) -> Result<String, ClientError> {
     let body = serde_json::to_vec(patch).unwrap_or_default();
-    let path = path(name)?;
+    let place = path(name)?;
     let value = client.ask(Ask {
         method: Method::PATCH,
-        path: &path,
+        path: &place,
         content_type: "application/json",
         body,
         revision: None,

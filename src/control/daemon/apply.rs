@@ -209,8 +209,8 @@ impl Daemon {
                 Ok(Running { base: Arc::new(*model), applied: Some(text), edits: Edits::new(), ..next })
             }
             Wish::Edit { pool, member, patch } => {
-                let named = next.base.pools.iter().filter(|one| one.name == pool).flat_map(|one| &one.members);
-                let Some(base) = named.filter(|one| one.name == member).next() else {
+                let mut members = next.base.pools.iter().filter(|one| one.name == pool).flat_map(|one| &one.members);
+                let Some(base) = members.find(|one| one.name == member) else {
                     let names: Vec<String> =
                         self.plan.members().map(|(pool, member, _)| format!("{}/{}", pool.name, member.name)).collect();
                     return Err(Box::new(no_such("member", &format!("{pool}/{member}"), &names)));

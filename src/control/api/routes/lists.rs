@@ -2,6 +2,8 @@
 
 use axum::Router;
 use axum::extract::{Path, State};
+use axum::http::header;
+use axum::response::IntoResponse;
 use axum::routing::get;
 
 use super::super::desk::Desk;
@@ -9,6 +11,9 @@ use super::super::problem::Problem;
 use super::super::shape;
 use super::{Json, no_such};
 use crate::control::daemon::Daemon;
+
+/// The API in the words of `OpenAPI` 3.1; a test holds the daemon's answers against it.
+const DESCRIPTION: &str = include_str!("../openapi.json");
 
 type Answer<T> = Result<Json<T>, Problem>;
 
@@ -23,6 +28,7 @@ pub(super) fn routes() -> Router<Desk> {
         .route("/v1/members", get(members))
         .route("/v1/members/{pool}/{name}", get(member))
         .route("/v1/monitors", get(monitors))
+        .route("/v1/openapi.json", get(description))
 }
 
 async fn say<T: Send + 'static>(desk: &Desk, what: impl FnOnce(&Daemon) -> T + Send + 'static) -> Answer<T> {
@@ -48,6 +54,10 @@ async fn find<T: Send + 'static>(
     };
     let Json(found, revision) = say(desk, find).await?;
     found.map(|one| Json(one, revision)).map_err(|names| no_such(kind, &name, &names))
+}
+
+async fn description() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], DESCRIPTION)
 }
 
 async fn status(State(desk): State<Desk>) -> Answer<shape::Status> {

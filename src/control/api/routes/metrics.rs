@@ -1,4 +1,4 @@
-//! `GET /v1/metrics`, as OpenMetrics has it; docs/api.md lists the names.
+//! `GET /v1/metrics`, as `OpenMetrics` has it; docs/api.md lists the names.
 
 use std::fmt;
 
@@ -101,21 +101,16 @@ impl Collector for Known {
     }
 }
 
-fn bytes() -> Option<Unit> {
-    Some(Unit::Bytes)
-}
-
-fn seconds() -> Option<Unit> {
-    Some(Unit::Seconds)
-}
-
 impl Known {
     fn node(&self, metric: &mut Metric<'_>) -> fmt::Result {
         let status = &self.status;
         let alone = |value: f64| std::iter::once((Labels::new(), value));
         let version = std::iter::once((vec![("version", status.version.clone())], 1.0));
         metric.gauge(("build_info", "The daemon's version", None), version)?;
-        metric.gauge(("uptime", "Since the daemon was ready", seconds()), alone(status.uptime_seconds as f64))?;
+        metric.gauge(
+            ("uptime", "Since the daemon was ready", Some(Unit::Seconds)),
+            alone(status.uptime_seconds as f64),
+        )?;
         metric.gauge(("revision", "Changes of the configuration", None), alone(status.revision as f64))?;
         metric.gauge(("problems", "Problems that status lists", None), alone(status.problems.len() as f64))?;
         let family = |family: &str| vec![("family", family.to_owned())];
@@ -132,7 +127,7 @@ impl Known {
             workers.iter().map(move |worker| (label(worker.id), what(worker)))
         };
         metric.counter(("worker_received_packets", "Packets received", None), each(|one| one.packets))?;
-        metric.counter(("worker_received", "Bytes received", bytes()), each(|one| one.bytes))?;
+        metric.counter(("worker_received", "Bytes received", Some(Unit::Bytes)), each(|one| one.bytes))?;
         metric.counter(("worker_transmitted_packets", "Packets sent", None), each(|one| one.transmitted))?;
         metric.counter(("worker_sleeps", "Times without packets", None), each(|one| one.sleeps))?;
         let drops = workers.iter().flat_map(|worker| {
@@ -153,7 +148,7 @@ impl Known {
         metric.gauge(("vip_flows", "Its flows in the connection table", None), gauges(|vip| vip.active_flows))?;
         metric.counter(("vip_new_flows", "Flows begun", None), each(|vip| vip.new_flows))?;
         metric.counter(("vip_packets", "Packets received for it", None), each(|vip| vip.packets))?;
-        metric.counter(("vip", "Bytes received for it", bytes()), each(|vip| vip.bytes))
+        metric.counter(("vip", "Bytes received for it", Some(Unit::Bytes)), each(|vip| vip.bytes))
     }
 
     fn members(&self, metric: &mut Metric<'_>) -> fmt::Result {
@@ -166,7 +161,7 @@ impl Known {
         metric.gauge(("member_inactive_flows", "Flows that are closing", None), gauges(|one| one.inactive_flows))?;
         metric.counter(("member_new_flows", "Flows begun", None), each(|one| one.new_flows))?;
         metric.counter(("member_packets", "Packets sent to it", None), each(|one| one.packets))?;
-        metric.counter(("member", "Bytes sent to it", bytes()), each(|one| one.bytes))
+        metric.counter(("member", "Bytes sent to it", Some(Unit::Bytes)), each(|one| one.bytes))
     }
 
     fn monitors(&self, metric: &mut Metric<'_>) -> fmt::Result {
@@ -198,6 +193,6 @@ impl Known {
         metric.counter(("monitor_failures", "Checks that failed", None), each(|one| one.failures))?;
         metric.counter(("monitor_skipped", "Checks that this host could not make", None), each(|one| one.skipped))?;
         let took = numbered.iter().filter_map(|(labels, one)| Some((labels.clone(), one.last_milliseconds? / 1000.0)));
-        metric.gauge(("monitor_last_duration", "How long the last check took", seconds()), took)
+        metric.gauge(("monitor_last_duration", "How long the last check took", Some(Unit::Seconds)), took)
     }
 }

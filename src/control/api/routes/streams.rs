@@ -215,7 +215,9 @@ async fn events(
     let held = hold(&desk, &working)?;
     let (found, coming) = desk.ask(move |daemon| daemon.events_after(after)).await?;
     let mut chunk = Vec::new();
-    found.iter().for_each(|event| add_line(&mut chunk, &**event));
+    for event in &found {
+        add_line(&mut chunk, &**event);
+    }
     Ok(lines(stream::unfold((chunk, coming, held), move |(chunk, mut coming, held)| async move {
         if !chunk.is_empty() {
             return Some((Ok(Bytes::from(chunk)), (Vec::new(), coming, held)));
