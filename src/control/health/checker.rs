@@ -74,6 +74,16 @@ struct Check {
     task: AbortHandle,
 }
 
+impl Check {
+    /// Whether it found something wrong when it last looked.
+    fn is_failing(&self) -> bool {
+        self.count.is_known() && &*self.reason != WELL
+    }
+}
+
+/// What a check finds that finds nothing wrong.
+const WELL: &str = "ok";
+
 /// What a check has found.
 struct Report {
     check: u64,
@@ -129,6 +139,7 @@ impl Checker {
                 pool.policy.monitors.iter().map(|monitor| Arc::new(Ready::new(&monitor.probe))).collect();
             for member in &pool.members {
                 let old = before.remove(&(pool.name.clone(), member.address, member.port));
+                let is_trusted = old.as_ref().is_some_and(|old| old.condition != Condition::Unknown);
                 let subject = subject_of(pool, member, old);
                 // Checks that are new for a member that is known begin with what is known.
                 let start = match subject.finding {
@@ -139,8 +150,9 @@ impl Checker {
                 let mut numbers = Vec::new();
                 for (monitor, ready) in pool.policy.monitors.iter().zip(&ready) {
                     let identity = identity_of(pool, member, monitor);
-                    let (number, mut check) =
-                        kept.remove(&identity).unwrap_or_else(|| self.start(identity, ready, (start, first)));
+                    let (number, mut check) = kept
+                        .remove(&identity)
+                        .unwrap_or_else(|| self.start(identity, ready, (start, is_trusted), first));
                     check.subject = index;
                     self.checks.insert(number, check);
                     numbers.push(number);
@@ -236,7 +248,13 @@ impl Checker {
         self.tools.scripts().bury();
     }
 
-    fn start(&mut self, identity: Identity, ready: &Arc<Ready>, (start, first): (Start, Duration)) -> (u64, Check) {
+    fn start(
+        &mut self,
+        identity: Identity,
+        ready: &Arc<Ready>,
+        (start, is_trusted): (Start, bool),
+        first: Duration,
+    ) -> (u64, Check) {
         let number = self.next_check;
         self.next_check += 1;
         let Identity { address, port, ref monitor, .. } = identity;
@@ -251,7 +269,7 @@ impl Checker {
         };
         let check = Check {
             subject: usize::MAX,
-            count: Count::new(monitor, start),
+            count: Count::new(monitor, start, is_trusted),
             reason: "not checked yet".into(),
             weight: None,
             since: SystemTime::now(),
@@ -271,7 +289,7 @@ impl Checker {
         let Some(check) = self.checks.get_mut(&report.check) else { return };
         self.pace.lateness.saturating_record(microseconds(report.late));
         let (is_good, reason, weight) = match report.outcome {
-            Ok(Good { weight }) => (true, "ok".to_owned(), weight),
+            Ok(Good { weight }) => (true, WELL.to_owned(), weight),
             Err(Bad::Failed(why)) => (false, why, check.weight),
             Err(Bad::Skipped(why)) => {
                 check.skipped += 1;
@@ -306,12 +324,25 @@ impl Checker {
         let checks: Vec<&Check> = numbers.iter().filter_map(|number| self.checks.get(number)).collect();
         let reasons: Vec<_> = checks
             .iter()
-            .map(|check| || format!("{}: {}", check.identity.monitor.probe.kind(), check.reason))
+            .map(|check| {
+                || match (check.identity.monitor.probe.kind(), check.is_failing()) {
+                    (kind, true) => format!("{kind}: {}", check.reason),
+                    (kind, false) if check.count.is_known() => {
+                        format!("{kind}: well again, but not {} times in a row", check.count.rise())
+                    }
+                    (kind, false) => format!("{kind}: not checked yet"),
+                }
+            })
             .collect();
         let words: Vec<Word<'_>> = checks
             .iter()
             .zip(&reasons)
-            .map(|(check, reason)| Word { count: &check.count, reason, weight: check.weight })
+            .map(|(check, reason)| Word {
+                count: &check.count,
+                reason,
+                is_failing: check.is_failing(),
+                weight: check.weight,
+            })
             .collect();
         let (from, was) = (subject.condition, subject.finding.clone());
         if !subject.judge(&words, Instant::now()) {
@@ -324,7 +355,7 @@ impl Checker {
         if subject.condition != from {
             self.last_event += 1;
             let reason = match &subject.finding {
-                Finding::Up { .. } => "ok".into(),
+                Finding::Up { .. } => WELL.into(),
                 Finding::Down(why) => Arc::clone(why),
             };
             let subject_name = format!("{}/{}", subject.pool, subject.member);

@@ -8,16 +8,23 @@ pub(super) struct Count {
     rise: u16,
     fall: u16,
     is_up: bool,
-    /// Before the first result nothing speaks for a member but the configuration.
+    /// Whether there has been a result.
     is_known: bool,
+    /// Whether anything speaks for the member before the first result: other checks did. The configuration alone does not.
+    is_trusted: bool,
     /// Results in a row that speak against `is_up`.
     against: u16,
 }
 
 impl Count {
-    pub(super) fn new(monitor: &Monitor, start: Start) -> Count {
+    pub(super) fn new(monitor: &Monitor, start: Start, is_trusted: bool) -> Count {
         let Monitor { rise, fall, .. } = *monitor;
-        Count { rise, fall, is_up: start == Start::Up, is_known: false, against: 0 }
+        Count { rise, fall, is_up: start == Start::Up, is_known: false, is_trusted, against: 0 }
+    }
+
+    /// How many successes in a row a member that is down needs.
+    pub(super) fn rise(self) -> u16 {
+        self.rise
     }
 
     pub(super) fn is_up(self) -> bool {
@@ -30,7 +37,7 @@ impl Count {
 
     /// Takes in a result; says whether that changed its mind.
     pub(super) fn note(&mut self, is_good: bool) -> bool {
-        let first = !std::mem::replace(&mut self.is_known, true);
+        let first = !std::mem::replace(&mut self.is_known, true) && !self.is_trusted;
         if is_good == self.is_up {
             self.against = 0;
             return false;
@@ -73,7 +80,7 @@ mod tests {
         for (start, rise, fall, results, expected) in rows {
             let second = Duration::from_secs(1);
             let monitor = Monitor { probe: Probe::Ping, interval: second, timeout: second, rise, fall, port: None };
-            let mut count = Count::new(&monitor, start);
+            let mut count = Count::new(&monitor, start, false);
             let mut was = count.is_up();
             let mut seen = String::new();
             for result in results.chars() {
@@ -84,5 +91,13 @@ mod tests {
             }
             assert_eq!(seen, expected, "{start:?} rise {rise} fall {fall}: {results}");
         }
+    }
+
+    #[test]
+    fn a_new_check_of_a_member_that_is_known_needs_as_many_failures_as_any() {
+        let second = Duration::from_secs(1);
+        let monitor = Monitor { probe: Probe::Ping, interval: second, timeout: second, rise: 2, fall: 3, port: None };
+        let mut count = Count::new(&monitor, Start::Up, true);
+        assert_eq!([false; 3].map(|is_good| count.note(is_good)), [false, false, true]);
     }
 }

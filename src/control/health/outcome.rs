@@ -39,9 +39,15 @@ impl From<io::Error> for Bad {
             return Bad::Failed(error.to_string());
         };
         match number {
-            Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EADDRNOTAVAIL | Errno::EAGAIN => {
-                Bad::Skipped(number.desc().to_lowercase())
-            }
+            // The last two: this host's own way out is gone. Whether that is so for packets, too, is the neighbours' affair.
+            Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ENOBUFS
+            | Errno::ENOMEM
+            | Errno::EADDRNOTAVAIL
+            | Errno::EAGAIN
+            | Errno::ENETUNREACH
+            | Errno::ENETDOWN => Bad::Skipped(number.desc().to_lowercase()),
             Errno::EHOSTUNREACH => Bad::Failed("no route to host".to_owned()),
             _ => Bad::Failed(number.desc().to_lowercase()),
         }
@@ -87,6 +93,8 @@ mod tests {
             (libc::ECONNRESET, Bad::Failed("connection reset by peer".to_owned())),
             (libc::EMFILE, Bad::Skipped("too many open files".to_owned())),
             (libc::EADDRNOTAVAIL, Bad::Skipped("cannot assign requested address".to_owned())),
+            (libc::ENETUNREACH, Bad::Skipped("network is unreachable".to_owned())),
+            (libc::ENETDOWN, Bad::Skipped("network is down".to_owned())),
         ];
         for (number, expected) in rows {
             assert_eq!(Bad::from(io::Error::from_raw_os_error(number)), expected);

@@ -31,6 +31,8 @@ pub(super) struct Word<'a> {
     pub(super) count: &'a Count,
     /// `http: 503, expected 200-299`
     pub(super) reason: &'a dyn Fn() -> String,
+    /// Whether that is what was wrong when it last looked: it may be well again, and not for long enough.
+    pub(super) is_failing: bool,
     pub(super) weight: Option<u16>,
 }
 
@@ -68,10 +70,10 @@ impl Subject {
         if let Some(damping) = self.damping.as_ref().filter(|_| was_well) {
             self.damped.went_down(damping, now);
         }
-        if was_well || self.condition == Condition::Unknown {
-            Finding::Down(reason(words))
-        } else {
-            self.finding.clone()
+        let has_no_reason = self.condition == Condition::Unknown && words.iter().any(|word| word.is_failing);
+        match &self.finding {
+            Finding::Down(_) if !was_well && !has_no_reason => self.finding.clone(),
+            _ => Finding::Down(reason(words)),
         }
     }
 
@@ -90,13 +92,14 @@ impl Subject {
     }
 }
 
-/// The first check that is not content speaks for all.
+/// The first check that is not content speaks for all; best one that fails now.
 fn reason(words: &[Word<'_>]) -> Arc<str> {
-    let mut against = words.iter().filter(|word| !word.count.is_up());
-    let first = against.next().map_or_else(|| "not checked yet".to_owned(), |word| (word.reason)());
-    match against.count() {
-        0 => first.into(),
-        1 => format!("{first} (and one more)").into(),
-        more => format!("{first} (and {more} more)").into(),
+    let against = || words.iter().filter(|word| !word.count.is_up());
+    let first = against().find(|word| word.is_failing).or_else(|| against().next());
+    let first = first.map_or_else(|| "not checked yet".to_owned(), |word| (word.reason)());
+    match against().count() {
+        0 | 1 => first.into(),
+        2 => format!("{first} (and one more)").into(),
+        more => format!("{first} (and {} more)", more - 1).into(),
     }
 }
