@@ -351,7 +351,7 @@ fn another_configuration_is_planned_applied_and_refused() {
     let done = printed(&lab, &["apply", path]);
     assert!(done.contains("+ member http/member3"), "{done}");
     assert_clean(&lab.client_load(&lab.get()).expect("load"), lab.get().connections);
-    assert_eq!(member(&lab, "member3")["new_flows"].as_u64().is_some_and(|flows| flows > 0), true);
+    assert!(member(&lab, "member3")["new_flows"].as_u64().is_some_and(|flows| flows > 0));
     assert_eq!(get(&lab, "/v1/status").header("etag"), Some("\"2\""));
     assert_eq!(printed(&lab, &["apply", path]), "nothing changes\n");
     assert_eq!(get(&lab, "/v1/status").header("etag"), Some("\"2\""));
@@ -506,17 +506,16 @@ fn metrics_flows_and_events_are_streams() {
     let metrics = get(&lab, "/v1/metrics");
     assert!(metrics.header("content-type").is_some_and(|kind| kind.starts_with("application/openmetrics-text")));
     assert!(metrics.body.trim_end().ends_with("# EOF"));
-    let value = |name: &str| {
-        let lines = metrics.body.lines().filter_map(|line| line.rsplit_once(' '));
-        let found =
-            lines.filter(|(one, _)| *one == name).map(|(_, value)| value.parse::<f64>().expect("a number")).next();
+    let value = |name: &str| -> u64 {
+        let mut lines = metrics.body.lines().filter_map(|line| line.rsplit_once(' '));
+        let found = lines.find(|(one, _)| *one == name).map(|(_, value)| value.parse().expect("a whole number"));
         found.unwrap_or_else(|| panic!("{name}: {}", metrics.body))
     };
-    assert_eq!(value("pointsman_vip_new_flows_total{vip=\"http\"}"), connections as f64);
+    assert_eq!(value("pointsman_vip_new_flows_total{vip=\"http\"}"), connections as u64);
     let of = |member: &str| value(&format!("pointsman_member_new_flows_total{{pool=\"http\",member=\"{member}\"}}"));
-    assert_eq!(of("member1") + of("member2"), connections as f64);
-    assert!(value("pointsman_worker_received_bytes_total{worker=\"0\"}") > 0.0);
-    assert_eq!(value("pointsman_flows_capacity{family=\"v4\"}"), f64::from(1 << 20));
+    assert_eq!(of("member1") + of("member2"), connections as u64);
+    assert!(value("pointsman_worker_received_bytes_total{worker=\"0\"}") > 0);
+    assert_eq!(value("pointsman_flows_capacity{family=\"v4\"}"), 1 << 20);
     // The same by the address that can only be read, in the balancer's namespace.
     let by_tcp = lab.balancer().enter(|| {
         let ask = |text: &str| {
@@ -586,10 +585,10 @@ fn metrics_flows_and_events_are_streams() {
         stream.write_all(b"GET /v1/events?follow=true HTTP/1.1\r\nHost: x\r\n\r\n").expect("written");
         stream
     };
-    let held: Vec<UnixStream> = (0..32).map(hold).collect();
+    let streams: Vec<UnixStream> = (0..32).map(hold).collect();
     assert!(wait_until(PATIENCE, || get(&lab, "/v1/events").status == 503));
     assert_eq!(get(&lab, "/v1/status").status, 200);
-    drop(held);
+    drop(streams);
     assert!(wait_until(PATIENCE, || get(&lab, "/v1/events").status == 200));
     assert!(balancer.stop().expect("stop").success());
 }
@@ -636,8 +635,8 @@ fn differs(document: &Value, schema: &Value, value: &Value, place: &str) -> Opti
             }
         }
     }
-    let items = value.as_array().into_iter().flatten();
-    items.filter_map(|item| differs(document, &schema["items"], item, &format!("{place}[]"))).next()
+    let mut items = value.as_array().into_iter().flatten();
+    items.find_map(|item| differs(document, &schema["items"], item, &format!("{place}[]")))
 }
 
 #[test]
