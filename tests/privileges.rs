@@ -39,8 +39,13 @@ impl Place {
         fs::create_dir(place.path("state")).expect("state_dir");
         let state = format!("state_dir = \"{}\"", place.path("state").display());
         let config = lab.config_with(dataplane, &[Service::http(&[1, 1, 1])]);
-        let config: Vec<&str> =
-            config.lines().map(|line| if line.starts_with("state_dir") { state.as_str() } else { line }).collect();
+        let socket = format!("socket = \"{}\"", place.path("state").join("api.sock").display());
+        let replaced = |line| match line {
+            line if str::starts_with(line, "state_dir") => state.as_str(),
+            line if line.starts_with("socket") => socket.as_str(),
+            line => line,
+        };
+        let config: Vec<&str> = config.lines().map(replaced).collect();
         fs::write(place.path("lb.toml"), config.join("\n")).expect("write");
         for path in [place.0.path().to_owned(), place.path("state"), place.path("pointsman")] {
             fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("mode");

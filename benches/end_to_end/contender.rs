@@ -198,8 +198,9 @@ fn pointsman(wire: &Wire, site: &Site) -> Result<Command> {
 /// What pointsman is to do on this wire.
 fn configuration(wire: &Wire, site: &Site) -> String {
     let mut toml = format!(
-        "[node]\nname = \"bench\"\nstate_dir = \"{}\"\n\n[dataplane]\ncores = [{}]\nbusy_poll = {}\n",
+        "[node]\nname = \"bench\"\nstate_dir = \"{}\"\n\n[api]\nsocket = \"{}\"\n\n[dataplane]\ncores = [{}]\nbusy_poll = {}\n",
         site.directory.join("state").display(),
+        site.directory.join("api.sock").display(),
         site.cpu,
         site.placement == Placement::Polled,
     );

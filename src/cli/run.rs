@@ -9,8 +9,10 @@ use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use super::{EXIT_CANNOT_RUN, EXIT_NOT_SO};
-use crate::control::daemon::{self, Progress};
+use crate::control::api::door::Doors;
+use crate::control::daemon::{self, Beginning, Progress};
 use crate::control::model::Model;
+use crate::control::state::{self, Running};
 use crate::control::{occupant, privileges, reload};
 
 /// Runs the balancer until SIGTERM or SIGINT.
@@ -20,8 +22,8 @@ pub fn run(config: &Path) -> ExitCode {
         eprintln!("pointsman: holding SIGHUP back: {error}");
         return ExitCode::from(EXIT_CANNOT_RUN);
     }
-    let model = match Model::load(config) {
-        Ok(model) => model,
+    let startup = match Model::read(config) {
+        Ok((model, text)) => Running::startup(model, &text),
         Err(errors) => {
             for error in errors {
                 eprintln!("{error}");
@@ -30,18 +32,31 @@ pub fn run(config: &Path) -> ExitCode {
         }
     };
     log_to_stderr();
-    if let Err(error) = std::fs::create_dir_all(&model.node.state_dir) {
-        eprintln!("pointsman: node.state_dir: {}: {error}", model.node.state_dir.display());
-        return ExitCode::from(EXIT_CANNOT_RUN);
-    }
+    let state_dir = startup.base.node.state_dir.clone();
+    let state = match std::fs::create_dir_all(&state_dir).and_then(|()| state::Place::open(&state_dir)) {
+        Ok(state) => state,
+        Err(error) => {
+            eprintln!("pointsman: node.state_dir: {}: {error}", state_dir.display());
+            return ExitCode::from(EXIT_CANNOT_RUN);
+        }
+    };
     info!("pointsman {} with {}", env!("CARGO_PKG_VERSION"), config.display());
+    // Before the state is read: whoever has the socket may be writing it.
+    let doors = match Doors::open(&startup.base.api) {
+        Ok(doors) => doors,
+        Err(error) => {
+            eprintln!("pointsman: {error}");
+            return ExitCode::from(EXIT_CANNOT_RUN);
+        }
+    };
+    let running = state.restore(startup, &config.display().to_string());
     occupant::look_while_allowed();
     // Capabilities are each thread's own: now, while there is only this one.
     if let Err(error) = privileges::keep_needed() {
         eprintln!("pointsman: {error}");
         return ExitCode::from(EXIT_CANNOT_RUN);
     }
-    match daemon::run(config.to_owned(), model, tell) {
+    match daemon::run(Beginning { file: config.to_owned(), running, state, doors }, tell) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pointsman: {error}");

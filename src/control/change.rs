@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::identity::{MemberIdentity, VipIdentity};
-use super::model::{Dataplane, Interface, Member, Model, Node, Pool, Timeouts, Vip};
+use super::model::{Api, Dataplane, Interface, Member, Model, Node, Pool, Timeouts, Vip};
 
 pub use impact::{Impact, impact};
 
@@ -99,9 +99,10 @@ impl Change {
     /// that its size cannot be chosen any more.
     pub fn between(old: &Model, new: &Model, is_persistent: bool) -> Self {
         // Taken apart, here and below, so that a new field is not forgotten here.
-        let Model { node, dataplane, timeouts, interfaces, vips: _, pools } = old;
+        let Model { node, api, dataplane, timeouts, interfaces, vips: _, pools } = old;
         let mut settings = Settings(Vec::new());
         settings.node(node, &new.node);
+        settings.api(api, &new.api);
         settings.dataplane(dataplane, &new.dataplane, is_persistent);
         settings.timeouts(timeouts, &new.timeouts);
         let names = |interfaces: &[Interface]| interfaces.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
@@ -159,6 +160,15 @@ impl Settings {
         let mut seed = Keys(Vec::new());
         seed.add_shown("node.hash_seed", *hash_seed != new.hash_seed, HIDDEN.into(), HIDDEN.into());
         self.0.extend(seed.0.into_iter().map(|key| Setting { key, effect: Effect::Live }));
+    }
+
+    /// Its sockets are made before privileges are given up.
+    fn api(&mut self, Api { socket, group, listen }: &Api, new: &Api) {
+        let path = |path: &std::path::Path| path.display().to_string();
+        let address = |address: &Option<std::net::SocketAddr>| address.map(|address| address.to_string());
+        self.add("api.socket", path(socket), path(&new.socket), Effect::Restart);
+        self.add("api.group", group.clone(), new.group.clone(), Effect::Restart);
+        self.add("api.listen", address(listen), address(&new.listen), Effect::Restart);
     }
 
     fn dataplane(&mut self, old: &Dataplane, new: &Dataplane, is_persistent: bool) {

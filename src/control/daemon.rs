@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,7 +12,11 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::announce::arp::Announcer;
+use super::api::desk::Clerk;
+use super::api::door::Doors;
+use super::api::serve::serve;
 use super::compile::{Compiled, MemberState, MemberStatus, NotReachable, Plan};
+use super::events::Events;
 use super::fit::{self, Fit, Unfit};
 use super::health::Checker;
 use super::identity::{Identities, NoIds};
@@ -21,6 +25,7 @@ use super::neighbor::{Link, Network, Unresolved, WatchError, Watcher};
 use super::plane::{self, Misfit, PATIENCE_WITH_OURSELVES, Place, Plane, PlaneError, Shared};
 use super::publish::WorkerStuck;
 use super::reload::{Reloads, Told};
+use super::state::{self, Running, Store};
 use super::statistics::Statistics;
 use crate::dataplane::flow::{FlowTable, Hands, SWEEP_ROUND, Sizes};
 use crate::dataplane::memory::LINE_BYTES;
@@ -29,6 +34,7 @@ use crate::dataplane::port::steering::SteeringCounters;
 use apply::Proposal;
 
 mod apply;
+mod view;
 
 pub use apply::Refused;
 
@@ -108,16 +114,32 @@ pub enum Progress<'a> {
     Reloaded(&'a str),
 }
 
-/// Runs until SIGTERM or SIGINT, with the `model` that is in `file`, which SIGHUP has it read again.
-pub fn run(file: PathBuf, model: Model, mut tell: impl FnMut(Progress<'_>)) -> Result<(), DaemonError> {
+/// What the daemon starts with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// SIGHUP has it read again.
+    pub file: PathBuf,
+    /// The configuration that is to rule.
+    pub running: Running,
+    /// Keeps what is changed of it.
+    pub state: state::Place,
+    /// Where the API is served.
+    pub doors: Doors,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(beginning: Beginning, mut tell: impl FnMut(Progress<'_>)) -> Result<(), DaemonError> {
+    let Beginning { file, running, state, doors } = beginning;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut reloads = Reloads::of(file)?;
         let serve = async {
-            let mut daemon = Daemon::start(model).await?;
+            let mut daemon = Daemon::start(running, Store::start(state)?).await?;
+            // Whoever has connected before is answered from here on.
+            let (_server, mut clerk) = serve(doors)?;
             tell(Progress::Ready);
-            daemon.work(&mut reloads, tell).await
+            daemon.work(&mut reloads, &mut clerk, tell).await
         };
         // Whichever way `serve` is left, dropping it takes the data plane down.
         let result = tokio::select! {
@@ -133,7 +155,7 @@ pub fn run(file: PathBuf, model: Model, mut tell: impl FnMut(Progress<'_>)) -> R
 }
 
 /// The control thread's state.
-struct Daemon {
+pub(super) struct Daemon {
     plan: Plan,
     identities: Identities,
     /// What is to rule next.
@@ -157,9 +179,23 @@ struct Daemon {
     announcer: Announcer,
     generation: u64,
     /// What was last said of each member and each problem: a line per change, not per look.
-    said: HashMap<String, MemberState>,
+    said: HashMap<String, Said>,
+    /// How the members do by the newest tables, in the model's order.
+    members: Vec<MemberStatus>,
+    /// What the plan was made of.
+    running: Running,
+    store: Store,
+    events: Events,
+    ready: Instant,
     problems: Vec<String>,
     statistics: Statistics,
+}
+
+/// What was last said of a member, and when.
+#[derive(Debug)]
+struct Said {
+    state: MemberState,
+    since: SystemTime,
 }
 
 /// Attaching to a real card resets its rings and so costs the host packets: it is tried again ever more rarely, unless
@@ -173,7 +209,8 @@ struct Refusal {
 }
 
 impl Daemon {
-    async fn start(model: Model) -> Result<Self, DaemonError> {
+    async fn start(running: Running, store: Store) -> Result<Self, DaemonError> {
+        let model = running.model();
         let names: Vec<String> = model.interfaces.iter().map(|interface| interface.name.clone()).collect();
         // Before what follows from it is complained of.
         if !names.iter().any(|name| nic::exists(name)) {
@@ -211,6 +248,11 @@ impl Daemon {
             announcer: Announcer::default(),
             generation: 0,
             said: HashMap::new(),
+            members: Vec::new(),
+            running,
+            store,
+            events: Events::default(),
+            ready: Instant::now(),
             problems: Vec::new(),
             statistics: Statistics::default(),
         };
@@ -227,6 +269,9 @@ impl Daemon {
         daemon.serve()?;
         daemon.say_shared_addresses(&BTreeSet::new());
         daemon.all_workers_serve().await?;
+        daemon.store.save(&daemon.running);
+        let version = format!("pointsman {}, revision {}", env!("CARGO_PKG_VERSION"), daemon.running.revision);
+        daemon.events.add("daemon", "", (None, Some("ready".into())), version);
         Ok(daemon)
     }
 
@@ -243,7 +288,12 @@ impl Daemon {
         }
     }
 
-    async fn work(&mut self, reloads: &mut Reloads, mut tell: impl FnMut(Progress<'_>)) -> Result<(), DaemonError> {
+    async fn work(
+        &mut self,
+        reloads: &mut Reloads,
+        clerk: &mut Clerk,
+        mut tell: impl FnMut(Progress<'_>),
+    ) -> Result<(), DaemonError> {
         let mut second = interval(SECOND);
         second.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut sweep = interval(SWEEP_ROUND / SWEEP_STEPS);
@@ -276,6 +326,8 @@ impl Daemon {
                         }
                     }
                 },
+                Some(question) = clerk.questions.recv() => question(self),
+                Some(order) = clerk.orders.recv(), if is_idle => self.take_order(order),
                 () = sleep_until(proposal), if proposal.is_some() => {}
                 _ = sweep.tick() => self.sweep(),
                 _ = second.tick() => self.each_second()?,
@@ -311,6 +363,10 @@ impl Daemon {
 
     fn came_up(&mut self, plane: Plane) {
         self.queues = Some(plane.queues());
+        for (name, (xdp_mode, copy_mode)) in plane.interfaces().iter().zip(plane.modes()) {
+            let how = format!("{xdp_mode} XDP, {copy_mode}");
+            self.events.add("interface", name, (None, Some("served".into())), how);
+        }
         self.ever_served.extend(plane.interfaces().iter().cloned());
         let is_served = |name: &String| plane.interfaces().contains(name);
         self.refusals.retain(|name, _| !is_served(name));
@@ -419,6 +475,7 @@ impl Daemon {
     fn say_unfit(&mut self, name: String, why: Unfit) {
         if self.unfit.get(&name) != Some(&why) {
             warn!("{name}: {why}");
+            self.events.add("interface", &name, (None, Some("not served".into())), why.to_string());
             self.unfit.insert(name, why);
         }
     }
@@ -449,9 +506,11 @@ impl Daemon {
         }
         // Said when it is so.
         self.say_members(&members);
+        self.members = members;
         if problems != self.problems {
             for problem in &problems {
                 error!("{problem}");
+                self.events.add("problem", "", (None, None), problem.clone());
             }
             self.problems = problems;
         }
@@ -498,7 +557,7 @@ impl Daemon {
 
     fn say_members(&mut self, members: &[MemberStatus]) {
         for member in members {
-            if self.said.get(&member.name) == Some(&member.state) {
+            if self.said.get(&member.name).is_some_and(|said| said.state == member.state) {
                 continue;
             }
             // Nothing is wrong yet while the kernel is asking.
@@ -509,7 +568,13 @@ impl Daemon {
             } else {
                 info!("member {} {}", member.name, member.state);
             }
-            self.said.insert(member.name.clone(), member.state.clone());
+            let name = &member.name;
+            let word = |state: &MemberState| view::state_of(state).0.to_owned();
+            let before = self.said.get(name).map(|said| word(&said.state));
+            let reason = view::state_of(&member.state).1.unwrap_or_default();
+            self.events.add("member", name, (before, Some(word(&member.state))), reason);
+            let said = Said { state: member.state.clone(), since: SystemTime::now() };
+            self.said.insert(member.name.clone(), said);
         }
     }
 

@@ -8,11 +8,12 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::model::DEFAULT_SOCKET;
 use super::reader::{Field, Table, read_text};
 use super::report::{Errors, Place};
 use super::value::{
-    Connections, Core, Flows, InterfaceName, Name, PersistenceTimeout, Port, PrefixLength, Timeout, TunnelSource,
-    VipPort, Weight,
+    Connections, Core, Flows, InterfaceName, ListenAddress, Name, PersistenceTimeout, Port, PrefixLength, SocketPath,
+    Timeout, TunnelSource, VipPort, Weight,
 };
 use super::word::{Announce, Forward, OnMemberDown, Protocol, Scheduler, XdpMode, ZeroCopy};
 
@@ -24,6 +25,7 @@ pub(super) fn read(text: &str, errors: &Errors<'_>) -> File {
 /// The root table.
 pub(super) struct File {
     pub(super) node: Node,
+    pub(super) api: Api,
     pub(super) dataplane: Dataplane,
     pub(super) timeouts: Timeouts,
     pub(super) interfaces: Vec<Interface>,
@@ -41,7 +43,6 @@ impl File {
                 table.report_missing_table(&table.place().inside(name, 0), message);
             }
         }
-        table.not_built(&["api"]);
         table.misplaced(&[
             ("member", "[[pool.member]], below its [[pool]]"),
             ("members", "[[pool.member]], below its [[pool]]"),
@@ -49,6 +50,7 @@ impl File {
         ]);
         File {
             node: table.table("node", Node::read),
+            api: table.table("api", Api::read),
             dataplane: table.table("dataplane", Dataplane::read),
             timeouts: table.table("timeouts", Timeouts::read),
             interfaces: table.tables("interface", Interface::read),
@@ -71,6 +73,23 @@ impl Node {
             name: table.optional("name"),
             state_dir: table.with_default("state_dir", PathBuf::from("/var/lib/pointsman")),
             hash_seed: table.with_default("hash_seed", String::new()),
+        }
+    }
+}
+
+/// `[api]`
+pub(super) struct Api {
+    pub(super) socket: Option<SocketPath>,
+    pub(super) group: Option<Field<Name>>,
+    pub(super) listen: Option<Field<ListenAddress>>,
+}
+
+impl Api {
+    fn read(table: &mut Table<'_, '_>) -> Api {
+        Api {
+            socket: table.with_default("socket", SocketPath(PathBuf::from(DEFAULT_SOCKET))),
+            group: table.optional("group"),
+            listen: table.optional("listen"),
         }
     }
 }

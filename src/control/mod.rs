@@ -17,6 +17,7 @@
 //! [`privileges`] is what the threads may still do then; [`daemon`] is the loop around all of it.
 
 pub mod announce;
+pub mod api;
 pub mod change;
 pub mod compile;
 pub mod daemon;
@@ -33,12 +34,15 @@ pub mod plane;
 pub mod privileges;
 pub mod publish;
 pub mod reload;
+pub mod state;
 pub mod statistics;
 
+mod events;
 pub mod probe;
-mod reader;
+pub(crate) mod reader;
 mod report;
 mod serving;
 mod syntax;
+mod time;
 mod value;
 mod word;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fs::File as OsFile;
 use std::hash::Hash;
 use std::io::{self, Read as _};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub use monitors::{Damping, Monitor, Policy};
 pub struct Model {
     /// `[node]`
     pub node: Node,
+    /// `[api]`
+    pub api: Api,
     /// `[dataplane]`
     pub dataplane: Dataplane,
     /// `[timeouts]`
@@ -57,6 +59,20 @@ pub struct Node {
     /// Any text, the same on all nodes that share VIPs.
     pub hash_seed: String,
 }
+
+/// How people and programs talk to the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Api {
+    /// The Unix socket; an absolute path of at most 107 bytes.
+    pub socket: PathBuf,
+    /// The group that may use it; the process's own where `None`.
+    pub group: Option<String>,
+    /// Where it can be read without changing anything, and metrics are; nowhere where `None`.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Where the API's socket is by default, and where clients look for it.
+pub const DEFAULT_SOCKET: &str = "/run/pointsman/api.sock";
 
 /// How packets are moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,11 +198,19 @@ pub struct Thresholds {
 impl Model {
     /// Reads and validates the file at `path`.
     pub fn load(path: &Path) -> Result<Model, Vec<ConfigError>> {
+        Model::read(path).map(|(model, _)| model)
+    }
+
+    /// The same, and the text that it was read from.
+    pub fn read(path: &Path) -> Result<(Model, String), Vec<ConfigError>> {
         let file_name = path.display().to_string();
         let bytes = read_bounded(path).map_err(|why| vec![ConfigError::unreadable(&file_name, why)])?;
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => Model::parse(&file_name, text),
-            Err(error) => Err(not_utf8(&file_name, &bytes, error.valid_up_to())),
+        match String::from_utf8(bytes) {
+            Ok(text) => Model::parse(&file_name, &text).map(|model| (model, text)),
+            Err(error) => {
+                let valid = error.utf8_error().valid_up_to();
+                Err(not_utf8(&file_name, error.as_bytes(), valid))
+            }
         }
     }
 
@@ -489,6 +513,11 @@ fn model(file: File, pools: &PoolIndex) -> Option<Model> {
             name: file.node.name.map(|name| name.value.0),
             state_dir: file.node.state_dir?,
             hash_seed: file.node.hash_seed?,
+        },
+        api: Api {
+            socket: file.api.socket?.0,
+            group: file.api.group.map(|group| group.value.0),
+            listen: file.api.listen.map(|listen| listen.value.0),
         },
         dataplane: Dataplane {
             cores: file.dataplane.cores.map(|cores| cores.into_iter().map(|core| core.value.0).collect()),

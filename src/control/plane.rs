@@ -22,7 +22,7 @@ use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::nic;
 use crate::dataplane::port::steering::{AddressFlags, AttachError, Steering, SteeringCounters, SteeringError, XdpMode};
 use crate::dataplane::port::xdp::{
-    OpenError, OpenOptions, Opened, WantedCopyMode, XdpPort, largest_mtu, memory_needed,
+    CopyMode, OpenError, OpenOptions, Opened, WantedCopyMode, XdpPort, largest_mtu, memory_needed,
 };
 use crate::dataplane::service::Destination;
 use crate::dataplane::tables::{InterfaceId, MemberId, Tables, VipId};
@@ -197,6 +197,10 @@ pub struct Plane {
     /// One per interface, as are those two below: in the order of [`InterfaceId`].
     steering: Vec<Steering>,
     names: Vec<String>,
+    /// How each was attached.
+    modes: Vec<(XdpMode, CopyMode)>,
+    /// One per worker: the core that it is pinned to.
+    cores: Vec<usize>,
     built_for: Vec<BuiltFor>,
     publisher: Publisher,
     workers: Vec<JoinHandle<()>>,
@@ -269,6 +273,8 @@ impl Plane {
         let mut plane = Self {
             steering,
             names: places.iter().map(|place| place.name.to_owned()).collect(),
+            modes: Vec::new(),
+            cores: Vec::new(),
             built_for: places.iter().map(built_for).collect(),
             publisher: Publisher::new(mailboxes.clone()),
             workers: Vec::new(),
@@ -285,6 +291,10 @@ impl Plane {
                 let (name, cause) = (refused.interface, refused.cause);
                 info!("{name}: zero-copy refused: {cause}; the kernel copies every packet");
             }
+            if worker == 0 {
+                plane.modes = xdp_modes.iter().copied().zip(ports.iter().map(XdpPort::copy_mode)).collect();
+            }
+            plane.cores.push(core);
             let counters = shared.counters_of(worker);
             plane.counters.push(Arc::clone(&counters));
             let parts = Parts {
@@ -304,6 +314,16 @@ impl Plane {
     /// The interfaces that it is on, in the order of [`InterfaceId`].
     pub fn interfaces(&self) -> &[String] {
         &self.names
+    }
+
+    /// How it is on each of them.
+    pub fn modes(&self) -> &[(XdpMode, CopyMode)] {
+        &self.modes
+    }
+
+    /// The core of each worker.
+    pub fn cores(&self) -> &[usize] {
+        &self.cores
     }
 
     /// Whether it is on this very interface, and not on one of its name that is gone.

@@ -285,7 +285,7 @@ impl<'t, 'e> Table<'t, 'e> {
 }
 
 /// The candidate that `text` was probably meant to be, if one is near enough.
-pub(super) fn nearest<'c>(text: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
+pub(crate) fn nearest<'c>(text: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
     let text: Vec<char> = text.to_lowercase().chars().collect();
     candidates
         .filter_map(|candidate| {

@@ -9,9 +9,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::model::{ConfigError, Model};
+use super::state::Running;
 
 /// What the file holds now, or all that is wrong with it.
-pub type Loaded = Result<Model, Vec<ConfigError>>;
+pub type Loaded = Result<Running, Vec<ConfigError>>;
 
 /// Has a SIGHUP wait until [`Reloads`] listens: to be called first of all, while there is one thread.
 pub fn hold_hangups() -> io::Result<()> {
@@ -61,7 +62,8 @@ impl Reloads {
                 std::future::pending::<()>().await;
             }
             let file = self.file.clone();
-            self.reading = Some(spawn_blocking(move || Model::load(&file)));
+            self.reading =
+                Some(spawn_blocking(move || Model::read(&file).map(|(model, text)| Running::startup(model, &text))));
             return Told::Asked;
         };
         let loaded = reading.await;

@@ -1,7 +1,7 @@
 //! Names, addresses and numbers that a configuration may hold, each right by itself.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -44,6 +44,46 @@ impl Value for PathBuf {
             Ok(PathBuf::from(text))
         } else {
             Err(Wrong::new(format!("{} is no absolute path", quoted(text))))
+        }
+    }
+}
+
+/// Where a Unix socket is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SocketPath(pub(super) PathBuf);
+
+impl Value for SocketPath {
+    fn allowed() -> String {
+        "an absolute path of at most 107 bytes".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<SocketPath, Wrong> {
+        /// `sun_path` (unix(7)) is 108 and counts the terminating zero.
+        const MOST: usize = 107;
+        let path = PathBuf::read(value)?;
+        match path.as_os_str().len() {
+            0..=MOST => Ok(SocketPath(path)),
+            found => Err(Wrong::new(format!("the path has {found} bytes"))),
+        }
+    }
+}
+
+/// Where the read-only API listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ListenAddress(pub(super) SocketAddr);
+
+impl Value for ListenAddress {
+    fn allowed() -> String {
+        "an address and a port, such as \"127.0.0.1:9190\" or \"[::1]:9190\"".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<ListenAddress, Wrong> {
+        let text = string(value)?;
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() > 0 => Ok(ListenAddress(address)),
+            Ok(_) => Err(Wrong::new(format!("{} has port 0", quoted(text)))),
+            Err(_) if text.parse::<IpAddr>().is_ok() => Err(Wrong::new(format!("{} has no port", quoted(text)))),
+            Err(_) => Err(Wrong::new(format!("{} is no address with a port", quoted(text)))),
         }
     }
 }

@@ -171,7 +171,7 @@ pub(super) fn enter(
     let record = |event| flows.loads.record(event, &tables.limits);
     match flows.v4.insert((passenger.place, &passenger.key), member, (signal, now), tables, record) {
         Insertion::Inserted => {
-            ledger.counters.flows_begun.add(1);
+            ledger.counters.begin_flow(passenger.vip(), member);
             member
         }
         Insertion::Existing(theirs) if tables.is_reachable(theirs) => theirs,

@@ -120,6 +120,9 @@ pub struct Counters {
     drops: [Counter; DropReason::COUNT],
     vips: Box<[Traffic]>,
     members: Box<[Traffic]>,
+    /// Flows entered into the connection table, by VIP and by member: apart, since only a flow's first packet counts here.
+    vip_flows: Box<[Counter]>,
+    member_flows: Box<[Counter]>,
     /// Where a VIP or member without a place of its own is counted.
     unknown: Traffic,
 }
@@ -156,6 +159,8 @@ impl Counters {
             drops: std::array::from_fn(|_| Counter::default()),
             vips: zeroed(vips),
             members: zeroed(members),
+            vip_flows: zeroed(vips),
+            member_flows: zeroed(members),
             unknown: Traffic::default(),
         }
     }
@@ -178,14 +183,42 @@ impl Counters {
         self.members.get(id.0 as usize).unwrap_or(&self.unknown)
     }
 
+    /// Counts a flow that was entered into the connection table.
+    #[inline]
+    pub fn begin_flow(&self, vip: VipId, member: MemberId) {
+        self.flows_begun.add(1);
+        if let Some(flows) = self.vip_flows.get(usize::from(vip.0)) {
+            flows.add(1);
+        }
+        if let Some(flows) = self.member_flows.get(member.0 as usize) {
+            flows.add(1);
+        }
+    }
+
+    /// Flows to this VIP that were entered.
+    pub fn flows_of_vip(&self, id: VipId) -> u64 {
+        self.vip_flows.get(usize::from(id.0)).map_or(0, Counter::get)
+    }
+
+    /// Flows to this member that were entered.
+    pub fn flows_of_member(&self, id: MemberId) -> u64 {
+        self.member_flows.get(id.0 as usize).map_or(0, Counter::get)
+    }
+
     /// Has a VIP begin at 0. Only while no tables name it that the worker may have: otherwise they would count at once.
     pub fn forget_vip(&self, id: VipId) {
         self.vip(id).forget();
+        if let Some(flows) = self.vip_flows.get(usize::from(id.0)) {
+            flows.set(0);
+        }
     }
 
     /// Has a member begin at 0, under the same condition.
     pub fn forget_member(&self, id: MemberId) {
         self.member(id).forget();
+        if let Some(flows) = self.member_flows.get(id.0 as usize) {
+            flows.set(0);
+        }
     }
 
     /// What the kernel counted for the worker's rings.

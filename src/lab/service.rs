@@ -48,8 +48,9 @@ impl Service {
 pub(super) fn config(topology: &Topology, directory: &Path, dataplane: &[&str], services: &[Service]) -> String {
     let state = directory.join("state");
     let mut toml = format!("[node]\nname = \"lab\"\nhash_seed = \"lab\"\nstate_dir = \"{}\"\n", state.display());
+    // Writing to a String cannot fail, here and below.
+    let _ = write!(toml, "\n[api]\nsocket = \"{}\"\n", directory.join("api.sock").display());
     if !dataplane.is_empty() {
-        // Writing to a String cannot fail, here and below.
         let _ = write!(toml, "\n[dataplane]\n{}\n", dataplane.join("\n"));
     }
     for interface in topology.layout.balancer_interfaces() {
@@ -88,6 +89,9 @@ name = "lab"
 hash_seed = "lab"
 state_dir = "/x/state"
 
+[api]
+socket = "/x/api.sock"
+
 [[interface]]
 name = "eth0"
 
@@ -121,6 +125,9 @@ weight = 7
 name = "lab"
 hash_seed = "lab"
 state_dir = "/x/state"
+
+[api]
+socket = "/x/api.sock"
 
 [dataplane]
 tunnel_source = "203.0.113.10"

@@ -3,12 +3,16 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use thiserror::Error;
 use tracing::{Level, debug, enabled, error, info};
 
 use super::{Daemon, DaemonError, FIRST_RESOLUTION};
+use crate::control::api::desk::{Order, Reply, Wish};
+use crate::control::api::problem::Problem;
+use crate::control::api::routes::no_such;
 use crate::control::change::{Change, Setting, impact};
 use crate::control::compile::{self, Plan};
 use crate::control::fit::Unfit;
@@ -17,6 +21,7 @@ use crate::control::model::Model;
 use crate::control::neighbor::{Network, NextHop};
 use crate::control::plane;
 use crate::control::reload::Loaded;
+use crate::control::state::{Edit, Edits, Running};
 use crate::dataplane::flow::Sizes;
 use crate::dataplane::port::nic;
 
@@ -49,14 +54,25 @@ fn list(settings: &[Setting]) -> String {
 /// A configuration that is about to be applied: when its new members' next hops are known, or it has waited enough.
 #[derive(Debug)]
 pub(super) struct Proposal {
+    next: Running,
     model: Model,
     until: Instant,
+    origin: Origin,
+}
+
+/// Where another configuration comes from.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// The startup file, read again.
+    File,
+    /// The API; whoever waits for what becomes of it.
+    Order(Reply),
 }
 
 impl Daemon {
     /// What another configuration would change, and what that comes to for flows; changes nothing. Members that are new
     /// are taken for reachable.
-    pub(super) fn plan(&self, model: &Model) -> Result<Change, Refused> {
+    pub(in crate::control) fn plan(&self, model: &Model) -> Result<Change, Refused> {
         let mut change = self.compare(model);
         let ids = self.identities.assign(model)?;
         let mut plan = Plan::with(model.clone(), ids, Some(&self.plan));
@@ -98,13 +114,16 @@ impl Daemon {
     }
 
     /// Has this configuration rule as soon as its new members can be reached, at most a second from now.
-    pub(super) fn propose(&mut self, model: Model) -> Result<(), Refused> {
-        self.prepare(&model)?;
+    pub(super) fn propose(&mut self, next: Running, origin: Origin) -> Result<(), (Refused, Origin)> {
+        let model = next.model();
+        if let Err(refused) = self.prepare(&model) {
+            return Err((refused, origin));
+        }
         let wanted = [&self.plan.model, &model];
         let members = wanted.iter().flat_map(|model| &model.pools).flat_map(|pool| &pool.members);
         self.watcher.watch(members.map(|member| member.address).collect::<BTreeSet<_>>());
         self.watcher.list(wanted.iter().flat_map(|model| &model.interfaces).map(|interface| interface.name.clone()));
-        self.proposal = Some(Proposal { model, until: Instant::now() + FIRST_RESOLUTION });
+        self.proposal = Some(Proposal { next, model, until: Instant::now() + FIRST_RESOLUTION, origin });
         Ok(())
     }
 
@@ -118,14 +137,14 @@ impl Daemon {
             let are_known = interfaces.all(|name| network.links.contains_key(name) || !nic::exists(name));
             (are_settled && are_known) || Instant::now() >= proposal.until
         };
-        let Some(Proposal { model, .. }) = self.proposal.take_if(is_due) else { return Ok(None) };
+        let Some(Proposal { next, model, origin, .. }) = self.proposal.take_if(is_due) else { return Ok(None) };
         let started = Instant::now();
         let result = self.apply(model)?;
         if result.is_err() {
             self.watch();
         }
         debug!("applied in {:.1?}", started.elapsed());
-        Ok(Some(say_applied(result)))
+        Ok(self.conclude(next, origin, result))
     }
 
     /// When what was proposed is applied at the latest.
@@ -135,8 +154,8 @@ impl Daemon {
 
     /// Takes in a file that was read again. `None`: it is to be applied, and that takes a moment.
     pub(super) fn take_in(&mut self, loaded: Loaded) -> Option<String> {
-        let model = match loaded {
-            Ok(model) => model,
+        let next = match loaded {
+            Ok(next) => next,
             Err(errors) => {
                 for error in &errors {
                     error!("{error}");
@@ -148,14 +167,93 @@ impl Daemon {
             }
         };
         if enabled!(Level::DEBUG)
-            && let Ok(plan) = self.plan(&model)
+            && let Ok(plan) = self.plan(&next.model())
         {
             debug!("the plan:\n{plan}");
         }
-        match self.propose(model) {
-            Ok(()) => None,
-            Err(refused) => Some(say_applied(Err(refused))),
+        if !self.running.edits.is_empty() || self.running.applied.is_some() {
+            info!("the file rules: what was changed at run time is dropped where it differs");
         }
+        match self.propose(next, Origin::File) {
+            Ok(()) => None,
+            Err((refused, _)) => Some(say("reloaded", Err(refused)).0),
+        }
+    }
+
+    /// What an order comes to is proposed; what cannot be is refused at once.
+    pub(super) fn take_order(&mut self, order: Order) {
+        let Order { wish, revision, reply } = order;
+        let now = self.running.revision;
+        if let Some(wanted) = revision.filter(|wanted| *wanted != now) {
+            let words = format!("revision {now} rules, not {wanted}: somebody else has changed something; look again");
+            let _ = reply.send(Err(Problem::new(409, words).about("If-Match")));
+            return;
+        }
+        let next = match self.next(wish) {
+            Ok(next) => next,
+            Err(problem) => {
+                let _ = reply.send(Err(*problem));
+                return;
+            }
+        };
+        if let Err((refused, Origin::Order(reply))) = self.propose(next, Origin::Order(reply)) {
+            self.conclude(self.running.clone(), Origin::Order(reply), Err(refused));
+        }
+    }
+
+    /// The running configuration with this wish fulfilled.
+    fn next(&self, wish: Wish) -> Result<Running, Box<Problem>> {
+        let next = self.running.clone();
+        match wish {
+            Wish::Apply { model, text } => {
+                Ok(Running { base: Arc::new(*model), applied: Some(text), edits: Edits::new(), ..next })
+            }
+            Wish::Edit { pool, member, patch } => {
+                let mut members = next.base.pools.iter().filter(|one| one.name == pool).flat_map(|one| &one.members);
+                let Some(base) = members.find(|one| one.name == member) else {
+                    let names: Vec<String> =
+                        self.plan.members().map(|(pool, member, _)| format!("{}/{}", pool.name, member.name)).collect();
+                    return Err(Box::new(no_such("member", &format!("{pool}/{member}"), &names)));
+                };
+                let (weight, enabled) = (base.weight, base.enabled);
+                let mut next = self.running.clone();
+                let edit = next.edits.entry(format!("{pool}/{member}")).or_default();
+                edit.weight = patch.weight.or(edit.weight).filter(|one| *one != weight);
+                edit.enabled = patch.enabled.or(edit.enabled).filter(|one| *one != enabled);
+                edit.drain = patch.drain.unwrap_or(edit.drain);
+                next.edits.retain(|_, edit| *edit != Edit::default());
+                Ok(next)
+            }
+        }
+    }
+
+    /// Takes down what rules now, and says what came of it: by what is returned, or to whom has asked.
+    fn conclude(&mut self, next: Running, origin: Origin, result: Result<Change, Refused>) -> Option<String> {
+        let verb = if matches!(origin, Origin::File) { "reloaded" } else { "applied" };
+        let mut saved = None;
+        if let Ok(change) = &result {
+            // The same model may have come from another text.
+            let changes = u64::from(!change.is_empty() || next.edits != self.running.edits);
+            self.running = Running { revision: self.running.revision + changes, ..next };
+            saved = Some(self.store.save(&self.running));
+        }
+        let revision = self.running.revision;
+        let (words, result) = say(verb, result);
+        self.events.add("config", "", (None, None), format!("revision {revision}: {words}"));
+        let Origin::Order(reply) = origin else { return Some(words) };
+        tokio::spawn(async move {
+            let answer = match (result, saved) {
+                (Err(refused), _) => Err(Problem::new(422, refused.to_string())),
+                (Ok(change), None) => Ok((change, revision)),
+                (Ok(change), Some(saved)) => match saved.await {
+                    Ok(Ok(())) => Ok((change, revision)),
+                    Ok(Err(error)) => Err(not_saved(&error.to_string())),
+                    Err(_) => Err(not_saved("the daemon is stopping")),
+                },
+            };
+            let _ = reply.send(answer);
+        });
+        None
     }
 
     fn compare(&self, model: &Model) -> Change {
@@ -234,20 +332,22 @@ impl Daemon {
     }
 }
 
+fn not_saved(why: &str) -> Problem {
+    Problem::new(500, format!("the change is in force, but a restart would lose it: it could not be saved: {why}"))
+}
+
 /// Says what came of it, in words that whoever asked for it is told, too.
-fn say_applied(result: Result<Change, Refused>) -> String {
-    match result {
-        Ok(change) => {
-            let words = format!("reloaded: {}", change.summary());
-            info!("{words}");
-            words
-        }
-        Err(refused) => {
-            let words = format!("not reloaded: {refused}; nothing has changed");
-            error!("{words}");
-            words
-        }
+fn say(verb: &str, result: Result<Change, Refused>) -> (String, Result<Change, Refused>) {
+    let words = match &result {
+        Ok(change) => format!("{verb}: {}", change.summary()),
+        Err(refused) => format!("not {verb}: {refused}; nothing has changed"),
+    };
+    if result.is_ok() {
+        info!("{words}");
+    } else {
+        error!("{words}");
     }
+    (words, result)
 }
 
 /// The network if everybody whom nobody has looked for yet were there, on the first interface.

@@ -57,6 +57,7 @@ fn refused() {
         syntax::SYNTAX,
         keys::KEYS,
         keys::TYPES,
+        values::API,
         values::NUMBERS,
         values::WORDS,
         values::TUNNEL_SOURCES,

@@ -22,6 +22,7 @@ fn the_good_one_takes_every_default() {
     };
     let expected = Model {
         node: Node { name: None, state_dir: PathBuf::from("/var/lib/pointsman"), hash_seed: String::new() },
+        api: Api { socket: PathBuf::from(DEFAULT_SOCKET), group: None, listen: None },
         dataplane: Dataplane {
             cores: None,
             xdp_mode: XdpMode::Auto,

@@ -38,7 +38,7 @@ name = "lb1"
 
 [[interface]]"#,
         &[
-            r#"web.toml:1:2: nodes: unknown key (allowed: node, dataplane, timeouts, interface, vip, pool; did you mean "node"?)"#,
+            r#"web.toml:1:2: nodes: unknown key (allowed: node, api, dataplane, timeouts, interface, vip, pool; did you mean "node"?)"#,
         ],
     ),
     (
@@ -195,7 +195,7 @@ enabled = 1"#,
         "[[member]]
 [[interface]]",
         &[
-            "web.toml:1:3: member: unknown key (allowed: node, dataplane, timeouts, interface, vip, pool; did you mean [[pool.member]], below its [[pool]]?)",
+            "web.toml:1:3: member: unknown key (allowed: node, api, dataplane, timeouts, interface, vip, pool; did you mean [[pool.member]], below its [[pool]]?)",
         ],
     ),
     (

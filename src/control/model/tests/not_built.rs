@@ -70,15 +70,6 @@ name = "web1""#,
         &[r#"web.toml:13:11: pool[0].forward: "nat" is not built yet (allowed: "dr", "ipip")"#],
     ),
     (
-        "the API",
-        "[[interface]]",
-        r#"[api]
-socket = "/run/pointsman/api.sock"
-
-[[interface]]"#,
-        &["web.toml:1:2: api: is not built yet; leave it out"],
-    ),
-    (
         "the flow table's size",
         "[[interface]]",
         r"[dataplane]
@@ -109,11 +100,5 @@ flows_v6 = 262_144
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     let text = include_str!("../../../../tests/fixtures/config/everything.toml");
-    assert_eq!(
-        errors_of(text),
-        [
-            "web.toml:12:1: dataplane.flows_v6: is not built yet; leave it out",
-            "web.toml:23:2: api: is not built yet; leave it out",
-        ]
-    );
+    assert_eq!(errors_of(text), ["web.toml:12:1: dataplane.flows_v6: is not built yet; leave it out",]);
 }

@@ -2,6 +2,64 @@
 
 use super::*;
 
+pub(super) const API: &[Row] = &[
+    (
+        "a relative socket",
+        INTERFACE,
+        "[api]\nsocket = \"api.sock\"\n[[interface]]\nname = \"eth0\"\n",
+        &[
+            r#"web.toml:2:10: api.socket: "api.sock" is no absolute path (allowed: an absolute path of at most 107 bytes)"#,
+        ],
+    ),
+    (
+        "a socket longer than the kernel takes",
+        INTERFACE,
+        "[api]\nsocket = \"/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"\n[[interface]]\nname = \"eth0\"\n",
+        &["web.toml:2:10: api.socket: the path has 108 bytes (allowed: an absolute path of at most 107 bytes)"],
+    ),
+    (
+        "a port alone to listen at",
+        INTERFACE,
+        "[api]\nlisten = 9190\n[[interface]]\nname = \"eth0\"\n",
+        &[
+            r#"web.toml:2:10: api.listen: the integer 9190 is no string (allowed: an address and a port, such as "127.0.0.1:9190" or "[::1]:9190")"#,
+        ],
+    ),
+    (
+        "an address alone to listen at",
+        INTERFACE,
+        "[api]\nlisten = \"127.0.0.1\"\n[[interface]]\nname = \"eth0\"\n",
+        &[
+            r#"web.toml:2:10: api.listen: "127.0.0.1" has no port (allowed: an address and a port, such as "127.0.0.1:9190" or "[::1]:9190")"#,
+        ],
+    ),
+    (
+        "any port to listen at",
+        INTERFACE,
+        "[api]\nlisten = \"127.0.0.1:0\"\n[[interface]]\nname = \"eth0\"\n",
+        &[
+            r#"web.toml:2:10: api.listen: "127.0.0.1:0" has port 0 (allowed: an address and a port, such as "127.0.0.1:9190" or "[::1]:9190")"#,
+        ],
+    ),
+    (
+        "a name to listen at",
+        INTERFACE,
+        "[api]\nlisten = \"localhost:9190\"\n[[interface]]\nname = \"eth0\"\n",
+        &[
+            r#"web.toml:2:10: api.listen: "localhost:9190" is no address with a port (allowed: an address and a port, such as "127.0.0.1:9190" or "[::1]:9190")"#,
+        ],
+    ),
+    (
+        "a key that the API has not",
+        INTERFACE,
+        "[api]\nsockets = \"/x\"\ngroup = \"a b\"\n[[interface]]\nname = \"eth0\"\n",
+        &[
+            r#"web.toml:2:1: api.sockets: unknown key (allowed: socket, group, listen; did you mean "socket"?)"#,
+            r#"web.toml:3:9: api.group: "a b" has the character ' ' (allowed: a name of the characters A-Z a-z 0-9 . _ -)"#,
+        ],
+    ),
+];
+
 pub(super) const NUMBERS: &[Row] = &[
     (
         "a weight above the range",

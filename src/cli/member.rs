@@ -1,0 +1,201 @@
+//! `pointsman member list|show|drain|enable|disable|weight`.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Subcommand;
+use hyper::Method;
+
+use super::client::{Ask, ClientArguments, ClientError, finish, pretty};
+use super::status::duration;
+use super::table::Table;
+use crate::control::api::problem::Problem;
+use crate::control::api::shape::{Member, MemberPatch};
+
+/// Between two looks at a member that drains.
+const POLL: Duration = Duration::from_millis(500);
+
+/// What is done with members.
+#[derive(Subcommand)]
+pub enum MemberCommand {
+    /// All members
+    List {
+        /// Those of this pool
+        #[arg(value_name = "POOL")]
+        pool: Option<String>,
+        /// Whom to ask, and how to print
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// One member
+    Show {
+        /// POOL/MEMBER
+        name: String,
+        /// Whom to ask, and how to print
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Give a member nothing new; it keeps what it has, and its weight for later
+    Drain {
+        /// POOL/MEMBER
+        name: String,
+        /// Wait until none of its flows is left
+        #[arg(long)]
+        wait: bool,
+        /// Give up waiting after so many seconds
+        #[arg(long, value_name = "SECONDS", requires = "wait")]
+        timeout: Option<u64>,
+        /// Whom to ask, and how to print
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Give a member new flows again, after `drain` or `disable`
+    Enable {
+        /// POOL/MEMBER
+        name: String,
+        /// Whom to ask, and how to print
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Give a member nothing new, as with `enabled = false`
+    Disable {
+        /// POOL/MEMBER
+        name: String,
+        /// Whom to ask, and how to print
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Give a member another weight
+    Weight {
+        /// POOL/MEMBER
+        name: String,
+        /// 0 to 65535; 0 gets nothing new
+        weight: u16,
+        /// Whom to ask, and how to print
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+}
+
+/// Runs it.
+pub(super) fn member(command: &MemberCommand) -> ExitCode {
+    match command {
+        MemberCommand::List { pool, client } => finish(list(pool.as_deref(), client)),
+        MemberCommand::Show { name, client } => finish(one(name, client)),
+        MemberCommand::Drain { name, wait, timeout, client } => {
+            let drain = MemberPatch { drain: Some(true), ..MemberPatch::default() };
+            match edit(name, &drain, client) {
+                Ok(_) if *wait => wait_until_drained(name, *timeout, client),
+                result => finish(result),
+            }
+        }
+        MemberCommand::Enable { name, client } => {
+            let enable = MemberPatch { enabled: Some(true), drain: Some(false), ..MemberPatch::default() };
+            finish(edit(name, &enable, client))
+        }
+        MemberCommand::Disable { name, client } => {
+            finish(edit(name, &MemberPatch { enabled: Some(false), ..MemberPatch::default() }, client))
+        }
+        MemberCommand::Weight { name, weight, client } => {
+            finish(edit(name, &MemberPatch { weight: Some(*weight), ..MemberPatch::default() }, client))
+        }
+    }
+}
+
+fn list(pool: Option<&str>, client: &ClientArguments) -> Result<String, ClientError> {
+    let (value, members) = match pool {
+        None => client.get::<Vec<Member>>("/v1/members")?,
+        Some(pool) => {
+            let (pool, _) = client.get::<serde_json::Value>(&format!("/v1/pools/{}", super::path_segment(pool)))?;
+            let members = pool["members"].clone();
+            let read = serde_json::from_value(members.clone()).unwrap_or_default();
+            (members, read)
+        }
+    };
+    Ok(if client.json { pretty(&value) } else { table(&members) })
+}
+
+fn one(name: &str, client: &ClientArguments) -> Result<String, ClientError> {
+    let (value, member) = client.get::<Member>(&path(name)?)?;
+    Ok(if client.json { pretty(&value) } else { table(&[member]) })
+}
+
+/// Has the daemon change a member; what has changed.
+fn edit(name: &str, patch: &MemberPatch, client: &ClientArguments) -> Result<String, ClientError> {
+    let body = serde_json::to_vec(patch).unwrap_or_default();
+    let place = path(name)?;
+    let value = client.ask(Ask {
+        method: Method::PATCH,
+        path: &place,
+        content_type: "application/json",
+        body,
+        revision: None,
+    })?;
+    Ok(if client.json { pretty(&value) } else { value["plan"].as_str().unwrap_or_default().to_owned() })
+}
+
+/// Says how many flows are left as they become fewer, and when there is none.
+fn wait_until_drained(name: &str, timeout: Option<u64>, client: &ClientArguments) -> ExitCode {
+    let started = Instant::now();
+    let mut said = None;
+    loop {
+        let member = match path(name).and_then(|path| client.get::<Member>(&path)) {
+            Ok((_, member)) => member,
+            Err(error) => return error.say(),
+        };
+        let left = member.active_flows + member.inactive_flows;
+        let seconds = started.elapsed().as_secs();
+        if left == 0 {
+            return finish(Ok(if client.json {
+                pretty(&serde_json::json!({ "member": name, "flows": 0, "seconds": seconds, "safe_to_remove": true }))
+            } else {
+                format!("{name}: no flows left after {}: safe to remove\n", duration(seconds))
+            }));
+        }
+        // Somebody else may have changed their mind.
+        if member.state == "up" {
+            let detail = format!("{name} does not drain any more: somebody has enabled it");
+            return ClientError::Problem(Box::new(Problem::new(409, detail))).say();
+        }
+        if timeout.is_some_and(|most| seconds >= most) {
+            let detail = format!("{name} still has {left} flows after {}", duration(seconds));
+            return ClientError::Problem(Box::new(Problem::new(408, detail))).say();
+        }
+        if said != Some(left) && !client.json {
+            let (active, closing) = (member.active_flows, member.inactive_flows);
+            // A reader such as `head` may have seen enough.
+            let _ = writeln!(std::io::stdout(), "{name}: {active} flows left, {closing} closing");
+        }
+        said = Some(left);
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Where a member is.
+fn path(name: &str) -> Result<String, ClientError> {
+    let parts = super::pool_and_member(name)?;
+    Ok(format!("/v1/members/{}/{}", super::path_segment(parts.0), super::path_segment(parts.1)))
+}
+
+pub(super) fn table(members: &[Member]) -> String {
+    let mut table = Table::new(&[
+        "MEMBER", "ADDRESS", "PORT", "WEIGHT", "STATE", "FLOWS", "CLOSING", "NEW", "PACKETS", "SINCE", "REASON",
+    ]);
+    for member in members {
+        table.row([
+            format!("{}/{}", member.pool, member.name),
+            member.address.clone(),
+            member.port.map_or_else(|| "-".to_owned(), |port| port.to_string()),
+            member.weight.to_string(),
+            member.state.clone(),
+            member.active_flows.to_string(),
+            member.inactive_flows.to_string(),
+            member.new_flows.to_string(),
+            member.packets.to_string(),
+            member.since.clone(),
+            member.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    table.text()
+}

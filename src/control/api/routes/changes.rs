@@ -1,0 +1,140 @@
+//! What is changed: another configuration, or something about one member.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderMap, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{patch, post};
+use http_body_util::BodyExt as _;
+
+use super::super::desk::{Desk, Wish};
+use super::super::problem::Problem;
+use super::super::serve::Working;
+use super::super::shape::{Applied, MemberPatch};
+use super::{Json, query};
+use crate::control::model::Model;
+
+/// More is no request: a configuration of a thousand VIPs with ten members each has about half of it.
+const BODY: usize = 1 << 20;
+
+/// So much of a body that is too large is read all the same: a client that is still writing would not see the answer.
+const DISCARDED: usize = 4 << 20;
+
+/// A client that has not sent its body by then is not waited for any more.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn routes() -> Router<Desk> {
+    Router::new().route("/v1/apply", post(apply)).route("/v1/members/{pool}/{name}", patch(edit))
+}
+
+/// The whole body, if it is text and comes soon.
+async fn read(headers: &HeaderMap, body: Body) -> Result<String, Problem> {
+    let too_large = || Problem::new(413, format!("the body has more than {} MiB", BODY >> 20));
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > DISCARDED as u64) {
+        return Err(too_large());
+    }
+    let late = |_| Problem::new(408, format!("the body has not come within {PATIENCE:?}"));
+    let bytes = tokio::time::timeout(PATIENCE, collect(body)).await.map_err(late)??.ok_or_else(too_large)?;
+    String::from_utf8(bytes).map_err(|_| Problem::new(400, "the body is no UTF-8 text"))
+}
+
+/// `None`: it is too large.
+async fn collect(mut body: Body) -> Result<Option<Vec<u8>>, Problem> {
+    let (mut bytes, mut seen) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Problem::new(400, format!("the body ends early: {error}")))?;
+        let Some(data) = frame.data_ref() else { continue };
+        seen += data.len();
+        if seen > DISCARDED {
+            break;
+        }
+        if seen <= BODY {
+            bytes.extend_from_slice(data);
+        }
+    }
+    Ok((seen <= BODY).then_some(bytes))
+}
+
+/// The revision that must rule.
+fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| text.parse().ok());
+    let wrong =
+        || Problem::new(400, format!("{text:?} is no ETag of ours (such as \"7\", as GET answers)")).about("If-Match");
+    number.ok_or_else(wrong).map(Some)
+}
+
+async fn apply(
+    State(desk): State<Desk>,
+    Extension(working): Extension<Working>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let [dry_run] = query(&uri, ["dry_run"])?;
+    let dry_run = match dry_run {
+        None | Some("false") => false,
+        Some("" | "true") => true,
+        Some(other) => {
+            return Err(Problem::new(400, format!("dry_run is {other:?} (allowed: true, false)")).about("dry_run"));
+        }
+    };
+    let revision = if_match(&headers)?;
+    let text: Arc<str> = read(&headers, body).await?.into();
+    let _busy = working.begin();
+    // A large one takes its time, and nothing else may wait for it.
+    let read = Arc::clone(&text);
+    let parsed = tokio::task::spawn_blocking(move || Model::parse("config", &read)).await;
+    let model = parsed.map_err(|error| Problem::new(500, error.to_string()))?;
+    let model = model.map_err(|errors| Problem::of_config(&errors))?;
+    if !dry_run {
+        let (change, revision) = desk.order(Wish::Apply { model: Box::new(model), text }, revision).await?;
+        return Ok(Json(Applied { revision, summary: change.summary(), plan: change.to_string(), change }, revision)
+            .into_response());
+    }
+    let (planned, now) = desk.ask(move |daemon| (daemon.plan(&model), daemon.revision())).await?;
+    if let Some(wanted) = revision.filter(|wanted| *wanted != now) {
+        return Err(Problem::new(409, format!("revision {now} rules, not {wanted}")).about("If-Match"));
+    }
+    let change = planned.map_err(|refused| Problem::new(422, refused.to_string()))?;
+    Ok(Json(Applied { revision: now, summary: change.summary(), plan: change.to_string(), change }, now)
+        .into_response())
+}
+
+async fn edit(
+    State(desk): State<Desk>,
+    Extension(working): Extension<Working>,
+    Path((pool, member)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let revision = if_match(&headers)?;
+    let text = read(&headers, body).await?;
+    let _busy = working.begin();
+    let patch: MemberPatch = serde_json::from_str(&text).map_err(|error| {
+        let field = ["weight", "enabled", "drain"].into_iter().find(|field| is_wrong(&text, field));
+        let problem = Problem::new(422, format!("{error} (allowed: weight, enabled, drain)"));
+        match field {
+            Some(field) => problem.about(field),
+            None => problem,
+        }
+    })?;
+    let (change, revision) = desk.order(Wish::Edit { pool, member, patch }, revision).await?;
+    Ok(Json(Applied { revision, summary: change.summary(), plan: change.to_string(), change }, revision)
+        .into_response())
+}
+
+/// Whether this field alone is wrong already.
+fn is_wrong(text: &str, field: &str) -> bool {
+    let value = serde_json::from_str::<serde_json::Value>(text).ok().and_then(|all| all.get(field).cloned());
+    value.is_some_and(|value| serde_json::from_value::<MemberPatch>(serde_json::json!({ field: value })).is_err())
+}

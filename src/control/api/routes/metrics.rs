@@ -1,0 +1,198 @@
+//! `GET /v1/metrics`, as `OpenMetrics` has it; docs/api.md lists the names.
+
+use std::fmt;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use axum::routing::get;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::super::desk::Desk;
+use super::super::problem::Problem;
+use super::super::shape::{Member, Monitor, Status, Vip};
+use crate::control::daemon::Daemon;
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(super) fn routes() -> Router<Desk> {
+    // Where Prometheus looks by default, too.
+    Router::new().route("/v1/metrics", get(metrics)).route("/metrics", get(metrics))
+}
+
+async fn metrics(State(desk): State<Desk>) -> Result<Response, Problem> {
+    let known = |daemon: &Daemon| Known {
+        status: daemon.status(),
+        vips: daemon.vips(),
+        members: daemon.members(),
+        monitors: daemon.monitors(),
+    };
+    let known = desk.ask(known).await?;
+    // Thousands of lines: not while others wait.
+    let text = tokio::task::spawn_blocking(move || {
+        let mut registry = Registry::with_prefix("pointsman");
+        registry.register_collector(Box::new(known));
+        let mut text = String::new();
+        text::encode(&mut text, &registry).map(|()| text)
+    });
+    let text = text.await.map_err(|error| error.to_string()).and_then(|text| text.map_err(|error| error.to_string()));
+    let mut response = Response::new(Body::from(text.map_err(|error| Problem::new(500, error))?));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
+    Ok(response)
+}
+
+/// What the metrics are made of.
+#[derive(Debug)]
+struct Known {
+    status: Status,
+    vips: Vec<Vip>,
+    members: Vec<Member>,
+    monitors: Vec<Monitor>,
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+/// One metric: its name, what it says, and its unit.
+struct Metric<'e> {
+    encoder: DescriptorEncoder<'e>,
+}
+
+impl Metric<'_> {
+    fn counter(
+        &mut self,
+        (name, help, unit): (&str, &str, Option<Unit>),
+        values: impl Iterator<Item = (Labels, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        for (labels, value) in values {
+            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn gauge(
+        &mut self,
+        (name, help, unit): (&str, &str, Option<Unit>),
+        values: impl Iterator<Item = (Labels, f64)>,
+    ) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for (labels, value) in values {
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Known {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut metric = Metric { encoder };
+        self.node(&mut metric)?;
+        self.workers(&mut metric)?;
+        self.vips(&mut metric)?;
+        self.members(&mut metric)?;
+        self.monitors(&mut metric)
+    }
+}
+
+impl Known {
+    fn node(&self, metric: &mut Metric<'_>) -> fmt::Result {
+        let status = &self.status;
+        let alone = |value: f64| std::iter::once((Labels::new(), value));
+        let version = std::iter::once((vec![("version", status.version.clone())], 1.0));
+        metric.gauge(("build_info", "The daemon's version", None), version)?;
+        metric.gauge(
+            ("uptime", "Since the daemon was ready", Some(Unit::Seconds)),
+            alone(status.uptime_seconds as f64),
+        )?;
+        metric.gauge(("revision", "Changes of the configuration", None), alone(status.revision as f64))?;
+        metric.gauge(("problems", "Problems that status lists", None), alone(status.problems.len() as f64))?;
+        let family = |family: &str| vec![("family", family.to_owned())];
+        let flows = [(family("v4"), status.flows.v4 as f64)];
+        metric.gauge(("flows", "Flows in the connection table", None), flows.into_iter())?;
+        let capacity = [(family("v4"), status.flows.capacity_v4 as f64)];
+        metric.gauge(("flows_capacity", "Flows that fit", None), capacity.into_iter())
+    }
+
+    fn workers(&self, metric: &mut Metric<'_>) -> fmt::Result {
+        let workers = &self.status.workers;
+        let label = |id: usize| vec![("worker", id.to_string())];
+        let each = |what: fn(&super::super::shape::Worker) -> u64| {
+            workers.iter().map(move |worker| (label(worker.id), what(worker)))
+        };
+        metric.counter(("worker_received_packets", "Packets received", None), each(|one| one.packets))?;
+        metric.counter(("worker_received", "Bytes received", Some(Unit::Bytes)), each(|one| one.bytes))?;
+        metric.counter(("worker_transmitted_packets", "Packets sent", None), each(|one| one.transmitted))?;
+        metric.counter(("worker_sleeps", "Times without packets", None), each(|one| one.sleeps))?;
+        let drops = workers.iter().flat_map(|worker| {
+            let reasons = worker.drops.iter();
+            reasons.map(move |(reason, count)| {
+                (vec![("worker", worker.id.to_string()), ("reason", reason.clone())], *count)
+            })
+        });
+        metric.counter(("worker_dropped_packets", "Packets dropped, by reason (docs/drops.md)", None), drops)
+    }
+
+    fn vips(&self, metric: &mut Metric<'_>) -> fmt::Result {
+        let each =
+            |what: fn(&Vip) -> u64| self.vips.iter().map(move |vip| (vec![("vip", vip.name.clone())], what(vip)));
+        let is_up = |vip: &Vip| u64::from(vip.state == "up");
+        let gauges = |what: fn(&Vip) -> u64| each(what).map(|(labels, value)| (labels, value as f64));
+        metric.gauge(("vip_up", "1 if somebody serves it", None), gauges(is_up))?;
+        metric.gauge(("vip_flows", "Its flows in the connection table", None), gauges(|vip| vip.active_flows))?;
+        metric.counter(("vip_new_flows", "Flows begun", None), each(|vip| vip.new_flows))?;
+        metric.counter(("vip_packets", "Packets received for it", None), each(|vip| vip.packets))?;
+        metric.counter(("vip", "Bytes received for it", Some(Unit::Bytes)), each(|vip| vip.bytes))
+    }
+
+    fn members(&self, metric: &mut Metric<'_>) -> fmt::Result {
+        let labels = |one: &Member| vec![("pool", one.pool.clone()), ("member", one.name.clone())];
+        let each = |what: fn(&Member) -> u64| self.members.iter().map(move |one| (labels(one), what(one)));
+        let gauges = |what: fn(&Member) -> u64| each(what).map(|(labels, value)| (labels, value as f64));
+        metric.gauge(("member_up", "1 if it gets new flows", None), gauges(|one| u64::from(one.state == "up")))?;
+        metric.gauge(("member_weight", "Its weight", None), gauges(|one| one.weight.into()))?;
+        metric.gauge(("member_active_flows", "Flows that are not closing", None), gauges(|one| one.active_flows))?;
+        metric.gauge(("member_inactive_flows", "Flows that are closing", None), gauges(|one| one.inactive_flows))?;
+        metric.counter(("member_new_flows", "Flows begun", None), each(|one| one.new_flows))?;
+        metric.counter(("member_packets", "Packets sent to it", None), each(|one| one.packets))?;
+        metric.counter(("member", "Bytes sent to it", Some(Unit::Bytes)), each(|one| one.bytes))
+    }
+
+    fn monitors(&self, metric: &mut Metric<'_>) -> fmt::Result {
+        // A pool may have two of a type.
+        let labels = |index: usize, one: &Monitor| {
+            vec![
+                ("pool", one.pool.clone()),
+                ("member", one.member.clone()),
+                ("type", one.kind.clone()),
+                ("number", index.to_string()),
+            ]
+        };
+        let mut number = 0;
+        let mut last = None;
+        let numbered: Vec<(Labels, &Monitor)> = self
+            .monitors
+            .iter()
+            .map(|one| {
+                let same = last.replace((&one.pool, &one.member)) == Some((&one.pool, &one.member));
+                number = if same { number + 1 } else { 0 };
+                (labels(number, one), one)
+            })
+            .collect();
+        let each = |what: fn(&Monitor) -> u64| numbered.iter().map(move |(labels, one)| (labels.clone(), what(one)));
+        let is_up = |one: &Monitor| u64::from(one.state == "up");
+        metric
+            .gauge(("monitor_up", "1 if it is content", None), each(is_up).map(|(labels, up)| (labels, up as f64)))?;
+        metric.counter(("monitor_checks", "Checks that counted", None), each(|one| one.checks))?;
+        metric.counter(("monitor_failures", "Checks that failed", None), each(|one| one.failures))?;
+        metric.counter(("monitor_skipped", "Checks that this host could not make", None), each(|one| one.skipped))?;
+        let took = numbered.iter().filter_map(|(labels, one)| Some((labels.clone(), one.last_milliseconds? / 1000.0)));
+        metric.gauge(("monitor_last_duration", "How long the last check took", Some(Unit::Seconds)), took)
+    }
+}

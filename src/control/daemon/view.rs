@@ -1,0 +1,309 @@
+//! What there is and how it does, for whoever asks by the API.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::broadcast;
+
+use super::Daemon;
+use crate::control::api::shape::{self, Event, PortOrAny, UpOf};
+use crate::control::compile::{MemberState, MemberStatus};
+use crate::control::health::{Condition, MonitorStatus};
+use crate::control::model::{Member, Model, Pool, VipPort};
+use crate::control::time::rfc3339;
+use crate::dataplane::counters::Counters;
+use crate::dataplane::flow::FlowTable;
+use crate::dataplane::tables::{MemberId, VipId};
+use crate::dataplane::verdict::DropReason;
+
+/// Problems of one kind that `status` names; the rest is counted.
+const MOST_NAMED: usize = 20;
+
+impl Daemon {
+    /// Which change of the configuration rules.
+    pub(in crate::control) fn revision(&self) -> u64 {
+        self.running.revision
+    }
+
+    /// The table, and the names of what its ids mean: by id, a VIP's with its port.
+    #[expect(clippy::type_complexity, reason = "taken apart at once")]
+    pub(in crate::control) fn flows_and_names(
+        &self,
+    ) -> (Arc<FlowTable>, Vec<Option<(String, Option<u16>)>>, Vec<Option<String>>) {
+        let ids = self.plan.ids();
+        let (mut vips, mut members) = (vec![None; ids.vips_end], vec![None; ids.members_end]);
+        for (vip, id) in self.plan.vips() {
+            let port = match vip.port {
+                VipPort::Exact(port) => Some(port),
+                VipPort::Any => None,
+            };
+            vips[usize::from(id.0)] = Some((vip.name.clone(), port));
+        }
+        for (pool, member, id) in self.plan.members() {
+            members[id.0 as usize] = Some(format!("{}/{}", pool.name, member.name));
+        }
+        (Arc::clone(&self.shared.flows), vips, members)
+    }
+
+    /// Events after this one that are remembered, and all that will come.
+    pub(in crate::control) fn events_after(&self, id: u64) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
+        self.events.after(id)
+    }
+
+    fn sum(&self, what: impl Fn(&Counters) -> u64) -> u64 {
+        self.shared.counters.iter().map(|worker| what(worker)).sum()
+    }
+
+    pub(in crate::control) fn status(&self) -> shape::Status {
+        let model = &self.plan.model;
+        let vips = self.vips();
+        let is_up = |state: &MemberState| *state == MemberState::Up;
+        let members =
+            UpOf { up: self.members.iter().filter(|member| is_up(&member.state)).count(), total: self.members.len() };
+        shape::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: model.node.name.clone(),
+            revision: self.running.revision,
+            uptime_seconds: self.ready.elapsed().as_secs(),
+            interfaces: self.interfaces_view(),
+            flows: shape::Flows {
+                v4: vips.iter().map(|vip| vip.active_flows).sum(),
+                v6: 0,
+                capacity_v4: model.dataplane.flows_v4 as u64,
+                capacity_v6: 0,
+            },
+            workers: self.workers(),
+            members,
+            problems: self.problems_view(&vips),
+            vips: UpOf { up: vips.iter().filter(|vip| vip.state == "up").count(), total: vips.len() },
+        }
+    }
+
+    fn interfaces_view(&self) -> Vec<shape::Interface> {
+        let Some(plane) = &self.plane else { return Vec::new() };
+        let each = plane.interfaces().iter().zip(plane.modes());
+        each.map(|(name, (xdp_mode, copy_mode))| shape::Interface {
+            name: name.clone(),
+            xdp_mode: xdp_mode.to_string(),
+            copy_mode: copy_mode.to_string(),
+            queues: plane.queues(),
+        })
+        .collect()
+    }
+
+    /// The gravest first: what concerns all traffic, then VIPs, then members.
+    fn problems_view(&self, vips: &[shape::Vip]) -> Vec<String> {
+        let mut problems = self.problems.clone();
+        if self.plane.is_none() {
+            problems.push("no interface is served: nothing is forwarded".into());
+        }
+        problems.extend(self.unfit.iter().map(|(name, why)| format!("interface {name}: {why}")));
+        let down = vips.iter().filter(|vip| vip.state == "down");
+        name_some(
+            &mut problems,
+            "VIPs",
+            down.map(|vip| format!("VIP {}: no member of pool {} serves it", vip.name, vip.pool)),
+        );
+        let wrong =
+            |member: &&MemberStatus| matches!(member.state, MemberState::Down { .. } | MemberState::Unresolved(_));
+        let members = self.members.iter().filter(wrong);
+        name_some(&mut problems, "members", members.map(|member| format!("member {} {}", member.name, member.state)));
+        problems
+    }
+
+    pub(in crate::control) fn workers(&self) -> Vec<shape::Worker> {
+        let Some(plane) = &self.plane else { return Vec::new() };
+        let worker = |(id, (core, counters)): (usize, (&usize, &std::sync::Arc<Counters>))| shape::Worker {
+            id,
+            core: *core,
+            ports: plane
+                .interfaces()
+                .iter()
+                .map(|interface| shape::Port { interface: interface.clone(), queue: id as u32 })
+                .collect(),
+            packets: counters.received.packets.get(),
+            bytes: counters.received.bytes.get(),
+            transmitted: counters.transmitted.packets.get(),
+            drops: drops(counters),
+            sleeps: counters.sleeps.get(),
+        };
+        plane.cores().iter().zip(&self.shared.counters).enumerate().map(worker).collect()
+    }
+
+    pub(in crate::control) fn vips(&self) -> Vec<shape::Vip> {
+        let model = &self.plan.model;
+        let vip = |(vip, id): (&crate::control::model::Vip, VipId)| {
+            let pool = &model.pools[vip.pool];
+            let is_served = self.plane.as_ref().is_some_and(|plane| {
+                plane.tables().vips.get(usize::from(id.0)).is_some_and(|vip| !vip.slots.is_empty())
+            });
+            shape::Vip {
+                name: vip.name.clone(),
+                address: vip.address.to_string(),
+                protocol: vip.protocol.to_string(),
+                port: match vip.port {
+                    VipPort::Exact(port) => PortOrAny::Port(port),
+                    VipPort::Any => PortOrAny::Any("any".into()),
+                },
+                pool: pool.name.clone(),
+                forward: pool.forward.to_string(),
+                scheduler: pool.scheduler.to_string(),
+                enabled: vip.enabled,
+                state: match (vip.enabled, is_served) {
+                    (false, _) => "disabled",
+                    (true, true) => "up",
+                    (true, false) => "down",
+                }
+                .into(),
+                active_flows: self.shared.flows.loads.flows_of_vip(id).into(),
+                new_flows: self.sum(|worker| worker.flows_of_vip(id)),
+                packets: self.sum(|worker| worker.vip(id).packets.get()),
+                bytes: self.sum(|worker| worker.vip(id).bytes.get()),
+            }
+        };
+        self.plan.vips().map(vip).collect()
+    }
+
+    pub(in crate::control) fn members(&self) -> Vec<shape::Member> {
+        let ports: Vec<Option<u16>> = service_ports(&self.plan.model);
+        let pools =
+            self.plan.model.pools.iter().zip(ports).flat_map(|(pool, port)| pool.members.iter().map(move |_| port));
+        self.plan
+            .members()
+            .zip(pools)
+            .zip(&self.members)
+            .map(|(((pool, member, id), port), status)| self.member(pool, (member, id), port, status))
+            .collect()
+    }
+
+    fn member(
+        &self,
+        pool: &Pool,
+        (member, id): (&Member, MemberId),
+        service_port: Option<u16>,
+        status: &MemberStatus,
+    ) -> shape::Member {
+        let load = self.shared.flows.loads.of(id);
+        let (state, reason) = state_of(&status.state);
+        let drain = self.running.edits.get(&status.name).is_some_and(|edit| edit.drain);
+        let weight = if drain { self.weight_before(pool, member, &status.name) } else { member.weight };
+        let since = self.said.get(&status.name).map_or_else(SystemTime::now, |said| said.since);
+        shape::Member {
+            pool: pool.name.clone(),
+            name: member.name.clone(),
+            address: member.address.to_string(),
+            port: member.port.or(service_port),
+            weight,
+            enabled: member.enabled,
+            drain,
+            state: state.into(),
+            reason,
+            since: rfc3339(since),
+            active_flows: load.active().into(),
+            inactive_flows: load.inactive().into(),
+            new_flows: self.sum(|worker| worker.flows_of_member(id)),
+            packets: self.sum(|worker| worker.member(id).packets.get()),
+            bytes: self.sum(|worker| worker.member(id).bytes.get()),
+        }
+    }
+
+    /// What a member that drains had, and will have.
+    fn weight_before(&self, pool: &Pool, member: &Member, name: &str) -> u16 {
+        let edited = self.running.edits.get(name).and_then(|edit| edit.weight);
+        let pools = &self.running.base.pools;
+        let same = pools.iter().filter(|one| one.name == pool.name).flat_map(|one| &one.members);
+        let base = same.filter(|one| one.name == member.name).map(|one| one.weight).next();
+        edited.or(base).unwrap_or(member.weight)
+    }
+
+    pub(in crate::control) fn pools(&self) -> Vec<shape::Pool> {
+        let model = &self.plan.model;
+        let mut members = self.members().into_iter();
+        let pool = |(index, pool): (usize, &Pool)| {
+            let members: Vec<shape::Member> = members.by_ref().take(pool.members.len()).collect();
+            shape::Pool {
+                name: pool.name.clone(),
+                forward: pool.forward.to_string(),
+                scheduler: pool.scheduler.to_string(),
+                on_member_down: pool.on_member_down.to_string(),
+                vips: model.vips.iter().filter(|vip| vip.pool == index).map(|vip| vip.name.clone()).collect(),
+                monitors: pool.policy.monitors.len(),
+                up: members.iter().filter(|member| member.state == "up").count(),
+                active_flows: members.iter().map(|member| member.active_flows).sum(),
+                members,
+            }
+        };
+        model.pools.iter().enumerate().map(pool).collect()
+    }
+
+    pub(in crate::control) fn monitors(&self) -> Vec<shape::Monitor> {
+        self.checker.monitors().iter().map(monitor).collect()
+    }
+}
+
+/// The first of them, and how many more there are.
+fn name_some(problems: &mut Vec<String>, kind: &str, all: impl Iterator<Item = String> + Clone) {
+    let more = all.clone().count().saturating_sub(MOST_NAMED);
+    problems.extend(all.take(MOST_NAMED));
+    if more > 0 {
+        problems.push(format!("and {more} more {kind}"));
+    }
+}
+
+fn drops(counters: &Counters) -> BTreeMap<String, u64> {
+    let each = DropReason::ALL.iter().map(|&reason| (reason.name().to_owned(), counters.dropped_for(reason).get()));
+    each.filter(|(_, count)| *count > 0).collect()
+}
+
+/// The word for it and the reason.
+pub(super) fn state_of(state: &MemberState) -> (&'static str, Option<String>) {
+    match state {
+        MemberState::Up => ("up", None),
+        MemberState::Drain => ("drain", Some("weight 0: gets nothing new".into())),
+        MemberState::Disabled => ("disabled", Some("enabled = false".into())),
+        MemberState::Unresolved(reason) => ("unresolved", Some(reason.to_string())),
+        MemberState::Down { reason } => ("down", Some(reason.to_string())),
+    }
+}
+
+/// For each pool the port that its VIPs have in common.
+fn service_ports(model: &Model) -> Vec<Option<u16>> {
+    let mut ports: Vec<Option<Option<u16>>> = vec![None; model.pools.len()];
+    for vip in &model.vips {
+        let port = match vip.port {
+            VipPort::Exact(port) => Some(port),
+            VipPort::Any => None,
+        };
+        let common = &mut ports[vip.pool];
+        *common = Some(if common.is_none_or(|one| one == port) { port } else { None });
+    }
+    ports.into_iter().map(Option::flatten).collect()
+}
+
+fn monitor(status: &MonitorStatus) -> shape::Monitor {
+    let milliseconds = |quantile| {
+        let durations = &status.durations;
+        (!durations.is_empty()).then(|| durations.value_at_quantile(quantile) as f64 / 1000.0)
+    };
+    shape::Monitor {
+        pool: status.pool.clone(),
+        member: status.member.clone(),
+        kind: status.kind.to_string(),
+        port: status.port,
+        state: match status.state {
+            Condition::Unknown => "unknown",
+            Condition::Up => "up",
+            Condition::Down => "down",
+        }
+        .into(),
+        reason: status.reason.to_string(),
+        since: rfc3339(status.since),
+        last_milliseconds: status.last_duration.map(|duration| duration.as_micros() as f64 / 1000.0),
+        p50_milliseconds: milliseconds(0.5),
+        p99_milliseconds: milliseconds(0.99),
+        checks: status.checks,
+        failures: status.failures,
+        skipped: status.skipped,
+    }
+}
