@@ -157,7 +157,8 @@ impl<'a> Running<'a> {
         self.log()
     }
 
-    fn log(&self) -> Result<String> {
+    /// What it has printed so far.
+    pub(crate) fn log(&self) -> Result<String> {
         Ok(if self.child.is_some() { fs::read_to_string(&self.log)? } else { String::new() })
     }
 }

@@ -10,8 +10,9 @@
 //! - `traffic`, `traffic.bpf.c`: generator and sink; `interrupt` ends a flood
 //! - `contender`: the forwarders; `forwarder` and `rings` are the baseline, `peers` are testpmd and nftables
 //! - `cpu`: whose CPU time is counted; `installed`: which programs there are
-//! - `pairs`, `overload`, `idle`: the measurements; `statistics` is their arithmetic
+//! - `pairs`, `overload`, `idle`, `beside`: the measurements; `statistics` is their arithmetic
 
+mod beside;
 mod contender;
 mod cpu;
 mod forwarder;
@@ -69,6 +70,9 @@ struct Arguments {
     /// How long `overload` floods and `idle` idles
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Turns of each kind in `beside`, of twenty seconds each
+    #[arg(long, default_value_t = 5)]
+    turns: usize,
     /// Measure one forwarder alone
     #[arg(long, value_enum)]
     only: Option<Contender>,
@@ -109,6 +113,8 @@ enum Case {
     Overload,
     /// No traffic: what that costs, and how long the first packet takes
     Idle,
+    /// Thousands of checks, changes and questions: what they do to packets' stay
+    Beside,
 }
 
 fn main() -> ExitCode {
@@ -172,7 +178,7 @@ fn measure(case: Case, arguments: &Arguments, site: &Site, report: &mut Report) 
     let way = match case {
         Case::Ipip => Way::Ipip,
         Case::Two => Way::Two,
-        Case::Stick | Case::Overload | Case::Idle => Way::Stick,
+        Case::Stick | Case::Overload | Case::Idle | Case::Beside => Way::Stick,
     };
     let wire = Wire::build(way)?;
     let mut traffic = Traffic::set_up(&site.object, &wire, arguments.flows, arguments.generator_cpu)?;
@@ -189,6 +195,14 @@ fn measure(case: Case, arguments: &Arguments, site: &Site, report: &mut Report) 
         Case::Overload => {
             let outcome = overload::run(&wire, &mut traffic, site, arguments.seconds)?;
             report.cases.insert("overload".to_owned(), outcome.json());
+            if !arguments.json {
+                outcome.print();
+            }
+            Ok(())
+        }
+        Case::Beside => {
+            let outcome = beside::run(&wire, site, arguments.generator_cpu, arguments.turns)?;
+            report.cases.insert("beside".to_owned(), outcome.json());
             if !arguments.json {
                 outcome.print();
             }

@@ -16,6 +16,7 @@ use super::api::desk::Clerk;
 use super::api::door::Doors;
 use super::api::serve::serve;
 use super::compile::{Compiled, MemberState, MemberStatus, NotReachable, Plan};
+use super::cores::Cores;
 use super::events::Events;
 use super::fit::{self, Fit, Unfit};
 use super::health::Checker;
@@ -246,7 +247,7 @@ impl Daemon {
             refusals: HashMap::new(),
             unfit: BTreeMap::new(),
             ever_served: BTreeSet::new(),
-            shared: Shared { counters: Vec::new(), flows: Arc::new(flows) },
+            shared: Shared { counters: Vec::new(), flows: Arc::new(flows), cores: Cores::given(&[store.thread()]) },
             checker: Checker::new(),
             hands,
             announcer: Announcer::default(),
@@ -367,6 +368,7 @@ impl Daemon {
 
     fn came_up(&mut self, plane: Plane) {
         self.queues = Some(plane.queues());
+        self.shared.cores.leave(plane.cores());
         for (name, (xdp_mode, copy_mode)) in plane.interfaces().iter().zip(plane.modes()) {
             let how = format!("{xdp_mode} XDP, {copy_mode}");
             self.events.add("interface", name, (None, Some("served".into())), how);

@@ -14,12 +14,13 @@
 //! [`health`] looks whether members are well ([`probe`]: what it asks them), [`neighbor`] follows the kernel's network
 //! state, [`announce`] tells the network who owns a VIP, [`statistics`] is what is counted, in a line. [`plane`] brings the
 //! data plane up and down ([`fit`]: on which interfaces? [`occupant`]: who else is on them? [`memory`]: is there enough?);
-//! [`privileges`] is what the threads may still do then; [`daemon`] is the loop around all of it.
+//! [`cores`] is who runs where, [`privileges`] what the threads may still do then; [`daemon`] is the loop around all of it.
 
 pub mod announce;
 pub mod api;
 pub mod change;
 pub mod compile;
+pub mod cores;
 pub mod daemon;
 pub mod file;
 pub mod fit;

@@ -10,6 +10,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::compile::Compiled;
+use super::cores::Cores;
 use super::fit::{NOT_ETHERNET, counted};
 use super::identity::Reused;
 use super::memory::{self, TooLittleMemory};
@@ -189,6 +190,8 @@ pub struct Shared {
     pub counters: Vec<Arc<Counters>>,
     /// All workers share it.
     pub flows: Arc<FlowTable>,
+    /// Who runs where.
+    pub cores: Cores,
 }
 
 /// A running data plane. Dropped, it stops the workers, closes the sockets and detaches the programs.
@@ -253,7 +256,7 @@ impl Plane {
     ) -> Result<Self, PlaneError> {
         all_ethernet(places)?;
         let queues = common_queues(places)?;
-        let cores = choose_cores(model, places, queues)?;
+        let cores = choose_cores(model, places, queues, shared.cores.allowed())?;
         let mtu = common_mtu(places)?;
         let needed = u64::from(queues) * memory_needed(places.len(), mtu);
         enough_memory(needed, patience).map_err(|source| PlaneError::Memory {
@@ -667,14 +670,13 @@ fn advice_for(cause: &AttachError, interface: &str, otherwise: &str) -> String {
 }
 
 /// One core per queue: the configured ones, else those the process may use, in turn.
-fn choose_cores(model: &Model, places: &[Place<'_>], queues: u32) -> Result<Vec<usize>, PlaneError> {
-    let allowed: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+fn choose_cores(model: &Model, places: &[Place<'_>], queues: u32, allowed: &[usize]) -> Result<Vec<usize>, PlaneError> {
     let Some(cores) = &model.dataplane.cores else {
         // From the last core downwards: the first one is where interrupts and other daemons crowd.
         return Ok(allowed.iter().rev().copied().cycle().take(queues as usize).collect());
     };
     if let Some(&core) = cores.iter().find(|core| !allowed.contains(core)) {
-        return Err(PlaneError::ForbiddenCore { core, allowed });
+        return Err(PlaneError::ForbiddenCore { core, allowed: allowed.to_vec() });
     }
     if cores.len() < queues as usize {
         let interface = places.first().map_or_else(String::new, |place| place.name.to_owned());

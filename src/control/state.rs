@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use nix::unistd::{Pid, gettid};
 use rustix::fs::{Mode, OFlags, openat, renameat};
 use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
@@ -156,6 +157,7 @@ impl Stored {
 #[derive(Debug)]
 pub struct Store {
     saves: mpsc::Sender<Save>,
+    thread: Pid,
 }
 
 /// What is to be saved, and who waits for it.
@@ -246,8 +248,10 @@ impl Store {
     /// Keeps it there from now on.
     pub fn start(place: Place) -> io::Result<Self> {
         let (sender, saves) = mpsc::channel::<Save>();
+        let (say, said) = mpsc::channel();
         thread::Builder::new().name("state".into()).spawn(move || {
             privileges::confine_helper();
+            let _ = say.send(gettid());
             for Save { stored, done } in saves {
                 let result = place.write(&stored);
                 if let Err(error) = &result {
@@ -257,7 +261,13 @@ impl Store {
                 let _ = done.send(result);
             }
         })?;
-        Ok(Self { saves: sender })
+        let thread = said.recv().map_err(|_| io::Error::other("the thread that saves changes has died"))?;
+        Ok(Self { saves: sender, thread })
+    }
+
+    /// The thread that writes.
+    pub fn thread(&self) -> Pid {
+        self.thread
     }
 
     /// Saves what rules now; the end of it comes by what is returned.
