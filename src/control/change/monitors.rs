@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::model::probe::{Dns, Exchange, Http, Probe, Script, Tls};
+use super::super::model::monitor::{Dns, Exchange, Http, Probe, Script, Tls};
 use super::super::model::{Damping, Model, Monitor, Policy, Pool, StatusRange};
 use super::super::value::spelt;
 use super::{HIDDEN, Item, Keys, pair_by};

@@ -18,7 +18,7 @@ use super::schedule::{Schedule, first_within};
 use super::status::{Condition, Event, MonitorStatus, Pace, histogram, microseconds};
 use super::subject::{Subject, Word};
 use super::{Finding, Health};
-use crate::control::model::probe::Probe;
+use crate::control::model::monitor::Probe;
 use crate::control::model::{Member, Model, Monitor, Pool, Start};
 
 /// Results that wait for the control thread; when it is busy, checks wait with theirs.

@@ -63,7 +63,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::control::model::probe::Probe;
+    use crate::control::model::monitor::Probe;
 
     #[test]
     fn rise_and_fall_are_counted_in_a_row() {

@@ -17,7 +17,7 @@ use super::probe::compiled;
 use super::tcp::{self, ANSWER, unexpected};
 use super::tls::Handshake;
 use crate::control::model::StatusRange;
-use crate::control::model::probe::Http;
+use crate::control::model::monitor::Http;
 
 /// A request made ready.
 pub(super) struct Query {

@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::outcome::{Bad, Deadline, Good, Outcome};
 use super::tcp;
-use crate::control::model::probe::Tls;
+use crate::control::model::monitor::Tls;
 
 /// Where Debian's package ca-certificates has the system's authorities.
 const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
