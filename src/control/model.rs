@@ -24,6 +24,7 @@ pub use super::word::{
 };
 pub use monitor::Monitor;
 pub use policy::{Damping, Policy};
+pub use title::{Title, titles};
 
 /// A configuration that holds together.
 ///
@@ -592,3 +593,4 @@ pub mod monitor;
 mod policy;
 #[cfg(test)]
 mod tests;
+mod title;
