@@ -206,7 +206,10 @@ fn commands_show_what_there_is() {
     let (_members, mut balancer) = start(&lab);
     let screen = printed(&lab, &["status"]);
     assert!(screen.starts_with("! member http/member3 down: tcp: connection refused\n"), "{screen}");
-    assert!(screen.contains("VIPs      1 of 1 up\nmembers   2 of 3 up\n") && !screen.contains('\x1b'), "{screen}");
+    assert!(
+        screen.contains("VIPs      1 of 1 up\npools     1 of 1 up\nmembers   2 of 3 up\n") && !screen.contains('\x1b'),
+        "{screen}"
+    );
     assert_has(&printed_json(&lab, &["status", "--json"]), "version revision uptime_seconds problems");
     for (arguments, wanted) in [
         (&["vip", "list"][..], "http  up     198.51.100.50  tcp/80"),
