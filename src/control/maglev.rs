@@ -108,22 +108,19 @@ impl Layout {
             return owner;
         }
         let step = 1 + (hash % (size as u64 - 1)) as usize;
-        let at = match &usable.few {
-            Some(few) => few.first_on_walk(slot, step, serves),
-            None => {
-                let mut at = slot;
-                loop {
-                    at += step;
-                    if at >= size {
-                        at -= size;
-                    }
-                    if usable.is_usable(at) && serves(at) {
-                        break at;
-                    }
-                }
+        if let Some(few) = &usable.few {
+            return self.owners[few.first_on_walk(slot, step, serves)] as usize;
+        }
+        let mut at = slot;
+        loop {
+            at += step;
+            if at >= size {
+                at -= size;
             }
-        };
-        self.owners[at] as usize
+            if usable.is_usable(at) && serves(at) {
+                return self.owners[at] as usize;
+            }
+        }
     }
 }
 
@@ -532,7 +529,9 @@ mod tests {
         for (members, usable) in rows {
             let layout = Layout::with_size(&candidates(&vec![1; members.into()]), 2503);
             let mut parts = vec![0; members.into()];
-            usable.iter().for_each(|(member, part)| parts[*member as usize] = *part);
+            for (member, part) in usable {
+                parts[*member as usize] = *part;
+            }
             let slots = layout.slots_by_parts(|member| parts[member.0 as usize]);
             // As it is said in words: parts are of the greatest.
             let greatest = parts.iter().copied().max().unwrap_or(0);

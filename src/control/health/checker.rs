@@ -139,7 +139,7 @@ impl Checker {
         while self.tell.is_none_or(|due| Instant::now() < due) {
             let next = [self.tell, self.next_release()].into_iter().flatten().min();
             tokio::select! {
-                Some(report) = self.results.recv() => self.take(report),
+                Some(report) = self.results.recv() => self.take(&report),
                 () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now).into()), if next.is_some() => {
                     self.release();
                 }
@@ -147,7 +147,7 @@ impl Checker {
             // Members often go down together.
             for _ in 0..RESULTS {
                 let Ok(report) = self.results.try_recv() else { break };
-                self.take(report);
+                self.take(&report);
             }
         }
         self.tell = None;
@@ -169,7 +169,7 @@ impl Checker {
                 continue;
             }
             match tokio::time::timeout_at(deadline, self.results.recv()).await {
-                Ok(Some(report)) => self.take(report),
+                Ok(Some(report)) => self.take(&report),
                 _ => return,
             }
         }
@@ -218,7 +218,7 @@ impl Checker {
         (number, Check::new(identity, Arc::clone(title), known, task))
     }
 
-    fn take(&mut self, report: Report) {
+    fn take(&mut self, report: &Report) {
         // One that has been stopped may have had its say already.
         let Some(check) = self.checks.get_mut(&report.check) else { return };
         self.pace.lateness.record(report.late);

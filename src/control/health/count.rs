@@ -8,20 +8,28 @@ pub(super) struct Count {
     rise: u16,
     fall: u16,
     is_up: bool,
-    /// Whether there has been a result.
-    is_known: bool,
-    /// Whether results have come to anything: a failure has, and a success if the member is up.
-    is_decided: bool,
+    results: Results,
     /// Whether anything speaks for the member before the first result: other checks did. The configuration alone does not.
     is_trusted: bool,
     /// Results in a row that speak against `is_up`.
     against: u16,
 }
 
+/// What the results so far amount to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Results {
+    /// There has been none.
+    None,
+    /// Successes, but not enough to bring up a member that counts as down.
+    Few,
+    /// A failure, or a success of a member that is up.
+    Enough,
+}
+
 impl Count {
     pub(super) fn new(monitor: &Monitor, start: Start, is_trusted: bool) -> Count {
         let Monitor { rise, fall, .. } = *monitor;
-        Count { rise, fall, is_up: start == Start::Up, is_known: false, is_decided: false, is_trusted, against: 0 }
+        Count { rise, fall, is_up: start == Start::Up, results: Results::None, is_trusted, against: 0 }
     }
 
     /// How many successes in a row a member that is down needs.
@@ -34,24 +42,25 @@ impl Count {
     }
 
     pub(super) fn is_known(self) -> bool {
-        self.is_known
+        self.results != Results::None
     }
 
     /// Whether its mind is its own, and no longer what was assumed at the start.
     pub(super) fn is_decided(self) -> bool {
-        self.is_decided
+        self.results == Results::Enough
     }
 
     /// Takes in a result; says whether that changed its mind.
     pub(super) fn note(&mut self, is_good: bool) -> bool {
         let was_up = self.is_up;
         self.count(is_good);
-        self.is_decided |= !is_good || self.is_up;
+        let decides = self.is_decided() || !is_good || self.is_up;
+        self.results = if decides { Results::Enough } else { Results::Few };
         was_up != self.is_up
     }
 
     fn count(&mut self, is_good: bool) {
-        let first = !std::mem::replace(&mut self.is_known, true) && !self.is_trusted;
+        let first = !self.is_known() && !self.is_trusted;
         if is_good == self.is_up {
             self.against = 0;
             return;

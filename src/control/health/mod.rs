@@ -62,11 +62,11 @@ pub enum Finding {
 
 impl Finding {
     /// Whether the member may get new flows, and by which other weight.
-    fn serves(&self) -> Option<Option<u16>> {
+    fn serves(&self) -> (bool, Option<u16>) {
         match self {
-            Finding::Up { weight } => Some(*weight),
-            Finding::Starting(Start::Up) => Some(None),
-            Finding::Starting(Start::Down) | Finding::Down(_) => None,
+            Finding::Up { weight } => (true, *weight),
+            Finding::Starting(start) => (*start == Start::Up, None),
+            Finding::Down(_) => (false, None),
         }
     }
 }

@@ -108,6 +108,7 @@ impl Times {
     }
 
     /// Those that have come since it was like that.
+    #[must_use]
     pub fn since(&self, before: &Times) -> Times {
         let mut since = self.clone();
         // Cannot fail: the buckets are the same, and no count in them ever falls.

@@ -1,5 +1,7 @@
 //! What monitors are called: by their type and by what they ask, so that several of a pool's can be told apart.
 
+use std::fmt::Write as _;
+
 use super::StatusRange;
 use super::monitor::{Dns, Exchange, Http, Monitor, Probe, Script, Tls};
 
@@ -22,14 +24,15 @@ pub fn titles(monitors: &[Monitor]) -> Vec<Title> {
             namesakes().flat_map(|other| details(&other.probe)).any(|(one, other)| one == *key && other != *value)
         };
         if let Some((key, value)) = details(&monitor.probe).into_iter().find(differs) {
-            names[index] += &format!(" ({key} {value})");
+            // Writing to a String cannot fail, here and below.
+            let _ = write!(names[index], " ({key} {value})");
         }
     }
     // What is left differs by what is not to be shown.
     for index in 0..names.len() {
         let before = names[..index].iter().filter(|one| **one == names[index]).count();
         if before > 0 {
-            names[index] += &format!(" #{}", before + 1);
+            let _ = write!(names[index], " #{}", before + 1);
         }
     }
     let is_alone =
@@ -108,7 +111,7 @@ mod tests {
              port = 80\npool = \"p\"\n[[pool]]\nname = \"p\"\n[[pool.member]]\nname = \"m\"\naddress = \"10.0.0.1\"\n",
         );
         for monitor in monitors {
-            text += &format!("[[pool.monitor]]\n{}\n", monitor.replace("; ", "\n"));
+            let _ = writeln!(text, "[[pool.monitor]]\n{}", monitor.replace("; ", "\n"));
         }
         let model = Model::parse("p.toml", &text).unwrap_or_else(|errors| panic!("{errors:?}"));
         titles(&model.pools[0].policy.monitors).into_iter().map(|title| (title.name, title.short)).collect()
