@@ -111,7 +111,7 @@ fn main() {
     let (flows, _hands) = FlowTable::of_sizes(&plan.sizes()).expect("memory");
     begin_flows(&flows, &tables);
     let (flows, mailbox) = (Arc::new(flows), Arc::new(Mailbox::new().expect("an eventfd")));
-    let counters = Arc::new(Counters::new(VipId::MOST, 1 << 20));
+    let counters = Arc::new(Counters::new());
     let parts = Parts {
         ports: vec![MemoryPort::new(4 * BURST)],
         frames: frames(8 * BURST, 2048),

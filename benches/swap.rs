@@ -50,7 +50,7 @@ impl Rig {
             ports: vec![MemoryPort::new(4 * BURST)],
             frames: frames(8 * BURST, 2048),
             mailbox: Arc::clone(&mailbox),
-            counters: Arc::new(Counters::new(VIPS as usize, members)),
+            counters: Arc::new(Counters::new()),
             flows: Arc::new(FlowTable::new(2 * FLOWS as usize, members).expect("memory").0),
             new_flows: u64::MAX,
             idle: Idle::Spin,

@@ -511,8 +511,9 @@ fn metrics_flows_and_events_are_streams() {
     assert!(metrics.body.trim_end().ends_with("# EOF"));
     let value = |name: &str| -> u64 {
         let mut lines = metrics.body.lines().filter_map(|line| line.rsplit_once(' '));
-        let found = lines.find(|(one, _)| *one == name).map(|(_, value)| value.parse().expect("a whole number"));
-        found.unwrap_or_else(|| panic!("{name}: {}", metrics.body))
+        let found = lines.find(|(one, _)| *one == name).unwrap_or_else(|| panic!("{name}: {}", metrics.body));
+        // A gauge's 1 is written as 1.0.
+        found.1.trim_end_matches(".0").parse().expect("a whole number")
     };
     assert_eq!(value("pointsman_vip_new_flows_total{vip=\"http\"}"), connections as u64);
     let of = |member: &str| value(&format!("pointsman_member_new_flows_total{{pool=\"http\",member=\"{member}\"}}"));

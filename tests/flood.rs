@@ -36,7 +36,7 @@ impl Rig {
     /// New flows are entered without limit.
     fn new(flows: usize) -> Self {
         let flows = FlowTable::new(flows, MEMBERS as usize * 2).expect("memory").0;
-        Self::over(Arc::new(flows), Arc::new(Counters::new(5, MEMBERS as usize * 2)), u64::MAX)
+        Self::over(Arc::new(flows), Arc::new(Counters::new()), u64::MAX)
     }
 
     fn over(flows: Arc<FlowTable>, counters: Arc<Counters>, new_flows: u64) -> Self {

@@ -29,7 +29,7 @@ fn bench() -> Bench {
 
 fn bench_with(ports: usize) -> Bench {
     let mailbox = Arc::new(Mailbox::new().expect("an eventfd"));
-    let counters = Arc::new(Counters::new(5, 6));
+    let counters = Arc::new(Counters::new());
     let worker = Worker::new(Parts {
         ports: (0..ports).map(|_| MemoryPort::new(RING)).collect(),
         frames: frames(ports * FRAMES, 2048),

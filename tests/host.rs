@@ -131,7 +131,8 @@ fn somebody_elses_program_is_named() {
     let Some(lab) = build(&topology()) else { return };
     let config = lab.config(&[Service::http(&[1])]);
     let _first = lab.spawn_balancer(&config).expect("the first");
-    let (status, log) = refusal(&lab, &config);
+    let elsewhere = config.replace("api.sock", "other.sock").replace("/state\"", "/other\"");
+    let (status, log) = refusal(&lab, &elsewhere);
     assert!(status.contains("exit status: 3"), "{status}");
     let words = log.split_once("pointsman: eth0: another pointsman is at work here: program ").expect(&log).1;
     let (_, words) = words.split_once(' ').expect("its number");

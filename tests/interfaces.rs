@@ -340,6 +340,7 @@ fn an_interface_with_somebody_elses_program_is_left_out_until_it_is_free() {
     ip(&lab, "link add eth9 type veth peer name peer9");
     ip(&lab, "link set eth9 up");
     let elsewhere = config.replace("[[interface]]\nname = \"eth1\"", "").replace("\"eth0\"", "\"eth9\"");
+    let elsewhere = elsewhere.replace("api.sock", "other.sock").replace("/state\"", "/other\"");
     let mut other = lab.spawn_balancer(&elsewhere).expect("another one");
     other.signal(Signal::SIGSTOP).expect("stop");
     assert_interrupted_shortly(&lab, "eth1 comes with another program", || {

@@ -136,7 +136,7 @@ impl Run {
         Self {
             flows,
             hand,
-            counters: Counters::new(VIPS.len(), 2 * DIRECT as usize),
+            counters: Counters::new(),
             budget: NewFlowBudget::new(new_flows, Now(now)),
             tables: config.tables(),
             tables_before: config.tables(),

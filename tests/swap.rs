@@ -64,7 +64,7 @@ impl Rig {
     fn new() -> Self {
         let flows = FlowTable::new(2 * FLOWS as usize, (VIPS * MEMBERS) as usize).expect("memory").0;
         let mailbox = Arc::new(Mailbox::new().expect("an eventfd"));
-        let counters = Arc::new(Counters::new(VIPS as usize, (VIPS * MEMBERS) as usize));
+        let counters = Arc::new(Counters::new());
         let worker = Worker::new(Parts {
             ports: vec![MemoryPort::new(RING)],
             frames: frames(FRAMES, 512),

@@ -151,7 +151,7 @@ impl Swap {
         let frames = (0..65_536_u32).map(|flow| tcp_to(vip(dice.roll(u64::from(VIPS)) as u32), flow.into(), ACK));
         let members = (VIPS * MEMBERS_EACH) as usize;
         let flows = FlowTable::new(1 << 17, members).expect("memory").0;
-        let counters = Arc::new(Counters::new(VIPS as usize, members));
+        let counters = Arc::new(Counters::new());
         let services: Vec<_> = (0..VIPS).map(|index| (destination(index), VipId(index as u16))).collect();
         let services = ServiceTable::new(&services);
         let all: Arc<[Member]> = (0..VIPS * MEMBERS_EACH).map(|id| member(Forward::Direct, id)).collect();

@@ -101,7 +101,7 @@ impl Walk {
         for flow in start.known {
             establish(&flows, flow);
         }
-        let counters = Arc::new(Counters::new(1, MEMBERS as usize));
+        let counters = Arc::new(Counters::new());
         Self::with(port, (flows, counters), tables(start.forward), start.new_flows)
     }
 

@@ -32,20 +32,20 @@ pub fn run(config: &Path) -> ExitCode {
         }
     };
     log_to_stderr();
-    let state_dir = startup.base.node.state_dir.clone();
-    let state = match std::fs::create_dir_all(&state_dir).and_then(|()| state::Place::open(&state_dir)) {
-        Ok(state) => state,
-        Err(error) => {
-            eprintln!("pointsman: node.state_dir: {}: {error}", state_dir.display());
-            return ExitCode::from(EXIT_CANNOT_RUN);
-        }
-    };
     info!("pointsman {} with {}", env!("CARGO_PKG_VERSION"), config.display());
-    // Before the state is read: whoever has the socket may be writing it.
+    // First, since it knows which process has it.
     let doors = match Doors::open(&startup.base.api) {
         Ok(doors) => doors,
         Err(error) => {
             eprintln!("pointsman: {error}");
+            return ExitCode::from(EXIT_CANNOT_RUN);
+        }
+    };
+    let state_dir = &startup.base.node.state_dir;
+    let state = match state::Place::open(state_dir) {
+        Ok(state) => state,
+        Err(error) => {
+            eprintln!("pointsman: node.state_dir: {}: {error}", state_dir.display());
             return ExitCode::from(EXIT_CANNOT_RUN);
         }
     };

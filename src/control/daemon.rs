@@ -23,6 +23,7 @@ use super::identity::{Identities, NoIds};
 use super::model::Model;
 use super::neighbor::{Link, Network, WatchError, Watcher};
 use super::plane::{self, Misfit, PATIENCE_WITH_OURSELVES, Place, Plane, PlaneError, Shared};
+use super::privileges;
 use super::publish::WorkerStuck;
 use super::reload::{Reloads, Told};
 use super::state::{self, Running, Store};
@@ -132,7 +133,10 @@ pub struct Beginning {
 /// Runs until SIGTERM or SIGINT.
 pub fn run(beginning: Beginning, mut tell: impl FnMut(Progress<'_>)) -> Result<(), DaemonError> {
     let Beginning { file, running, state, doors } = beginning;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    // Threads that come and go: they read files, and write what metrics come to.
+    runtime.on_thread_start(privileges::confine_helper);
+    runtime.enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut reloads = Reloads::of(file)?;

@@ -25,7 +25,7 @@ use crate::dataplane::port::xdp::{
     CopyMode, OpenError, OpenOptions, Opened, WantedCopyMode, XdpPort, largest_mtu, memory_needed,
 };
 use crate::dataplane::service::Destination;
-use crate::dataplane::tables::{InterfaceId, MemberId, Tables, VipId};
+use crate::dataplane::tables::{InterfaceId, Tables};
 use crate::dataplane::worker::{Idle, Mailbox, NEW_FLOWS, Parts, Worker};
 
 /// Why the data plane does not come up.
@@ -452,7 +452,7 @@ impl Shared {
     fn counters_of(&mut self, worker: usize) -> Arc<Counters> {
         while self.counters.len() <= worker {
             // Whatever VIPs and members later configurations have.
-            self.counters.push(Arc::new(Counters::new(VipId::MOST, MemberId::MOST)));
+            self.counters.push(Arc::new(Counters::new()));
         }
         Arc::clone(&self.counters[worker])
     }

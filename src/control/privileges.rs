@@ -104,6 +104,14 @@ pub fn confine_worker(worker: usize) {
     }
 }
 
+/// Takes everything from the calling thread: one that only reads and writes what is open already.
+pub fn confine_helper() {
+    if let Err(error) = caps::clear(None, CapSet::Permitted) {
+        let name = std::thread::current().name().unwrap_or("a thread").to_owned();
+        warn!("{name} keeps the process's capabilities: {error}");
+    }
+}
+
 /// Has the kernel kill the process for what only an intruder does, and refuse (`EPERM`) what is merely unexpected.
 ///
 /// Unexpected is, some day, what another C library's allocator tries first and can do without: to die of that would be

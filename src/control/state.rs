@@ -7,7 +7,7 @@
 //! The startup file wins if it has changed since: whoever edits it means it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use super::change::Change;
 use super::model::Model;
+use super::privileges;
 
 const NAME: &str = "state.json";
 const NEW: &str = "state.json.new";
@@ -169,9 +170,15 @@ struct Save {
 pub struct Place(OwnedFd);
 
 impl Place {
-    /// Opens it.
+    /// Opens it, for one process at a time. It is made if it is not there.
     pub fn open(state_dir: &Path) -> io::Result<Self> {
-        Ok(Self(File::open(state_dir)?.into()))
+        fs::create_dir_all(state_dir)?;
+        let directory = File::open(state_dir)?;
+        directory.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => io::Error::other("another pointsman keeps its state there"),
+            TryLockError::Error(error) => error,
+        })?;
+        Ok(Self(directory.into()))
     }
 
     /// What rules after a start with this startup file.
@@ -240,6 +247,7 @@ impl Store {
     pub fn start(place: Place) -> io::Result<Self> {
         let (sender, saves) = mpsc::channel::<Save>();
         thread::Builder::new().name("state".into()).spawn(move || {
+            privileges::confine_helper();
             for Save { stored, done } in saves {
                 let result = place.write(&stored);
                 if let Err(error) = &result {
@@ -263,8 +271,6 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     const CONFIG: &str = "[[interface]]\nname = \"eth0\"\n[[vip]]\nname = \"v\"\naddress = \"203.0.113.2\"\n\
@@ -305,6 +311,16 @@ mod tests {
         let other = open().restore(startup(&CONFIG.replace("weight = 3", "weight = 7")), "a.toml");
         assert_eq!((member(&other), other.revision), ((7, true), 6));
         assert!(other.applied.is_none() && other.edits.is_empty());
+    }
+
+    #[test]
+    fn a_directory_is_one_processs() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = Place::open(&directory.path().join("deep/er")).expect("it is made");
+        let error = Place::open(&directory.path().join("deep/er")).expect_err("a second one");
+        assert_eq!(error.to_string(), "another pointsman keeps its state there");
+        drop(place);
+        Place::open(&directory.path().join("deep/er")).expect("it is free");
     }
 
     #[test]

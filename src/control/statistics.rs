@@ -197,7 +197,7 @@ mod tests {
         fn new() -> Self {
             Self {
                 plan: Plan::new(Model::parse("test.toml", CONFIG).expect("a valid configuration")),
-                workers: (0..2).map(|_| Arc::new(Counters::new(1, 1))).collect(),
+                workers: (0..2).map(|_| Arc::new(Counters::new())).collect(),
                 flows: FlowTable::of_sizes(&SIZES).expect("memory").0,
                 checks: Pace::default(),
                 statistics: Statistics::default(),

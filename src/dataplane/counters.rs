@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::FromZeros;
 
 use super::ids::{MemberId, VipId};
-use super::memory::zeroed;
+use super::memory::all_zero;
 use super::port::RingStatistics;
 use super::residence::Residence;
 use super::verdict::DropReason;
@@ -118,19 +118,29 @@ pub struct Counters {
     /// Of these, frames that no ring shows.
     pub frames_in_kernel: Counter,
     drops: [Counter; DropReason::COUNT],
-    vips: Box<[Traffic]>,
-    members: Box<[Traffic]>,
+    /// With a place for every id there can be: no index is out of bounds, and nothing has to grow while a worker counts.
+    vips: Box<[Traffic; VipId::MOST]>,
+    members: Box<[Traffic; MemberId::MOST]>,
     /// Flows entered into the connection table, by VIP and by member: apart, since only a flow's first packet counts here.
-    vip_flows: Box<[Counter]>,
-    member_flows: Box<[Counter]>,
-    /// Where a VIP or member without a place of its own is counted.
-    unknown: Traffic,
+    vip_flows: Box<[Counter; VipId::MOST]>,
+    member_flows: Box<[Counter; MemberId::MOST]>,
+}
+
+/// Every id that there is is below [`MemberId::MOST`]: this says so to the compiler.
+#[inline]
+fn index(id: MemberId) -> usize {
+    id.0 as usize % MemberId::MOST
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Counters {
-    /// Counters for ids below these bounds: 16 bytes each, in memory that the kernel gives when it is first written to.
-    /// So bounds that no configuration reaches cost nothing, and nothing has to grow while a worker counts.
-    pub fn new(vips: usize, members: usize) -> Self {
+    /// All at 0. 25 MiB of addresses, in memory that the kernel gives when it is first written to.
+    pub fn new() -> Self {
         Self {
             generation: Counter::default(),
             received: Traffic::default(),
@@ -157,11 +167,10 @@ impl Counters {
             frames_held: Counter::default(),
             frames_in_kernel: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
-            vips: zeroed(vips),
-            members: zeroed(members),
-            vip_flows: zeroed(vips),
-            member_flows: zeroed(members),
-            unknown: Traffic::default(),
+            vips: all_zero(),
+            members: all_zero(),
+            vip_flows: all_zero(),
+            member_flows: all_zero(),
         }
     }
 
@@ -174,51 +183,43 @@ impl Counters {
     /// Packets to this VIP.
     #[inline]
     pub fn vip(&self, id: VipId) -> &Traffic {
-        self.vips.get(usize::from(id.0)).unwrap_or(&self.unknown)
+        &self.vips[usize::from(id.0)]
     }
 
     /// Packets sent to this member.
     #[inline]
     pub fn member(&self, id: MemberId) -> &Traffic {
-        self.members.get(id.0 as usize).unwrap_or(&self.unknown)
+        &self.members[index(id)]
     }
 
     /// Counts a flow that was entered into the connection table.
     #[inline]
     pub fn begin_flow(&self, vip: VipId, member: MemberId) {
         self.flows_begun.add(1);
-        if let Some(flows) = self.vip_flows.get(usize::from(vip.0)) {
-            flows.add(1);
-        }
-        if let Some(flows) = self.member_flows.get(member.0 as usize) {
-            flows.add(1);
-        }
+        self.vip_flows[usize::from(vip.0)].add(1);
+        self.member_flows[index(member)].add(1);
     }
 
     /// Flows to this VIP that were entered.
     pub fn flows_of_vip(&self, id: VipId) -> u64 {
-        self.vip_flows.get(usize::from(id.0)).map_or(0, Counter::get)
+        self.vip_flows[usize::from(id.0)].get()
     }
 
     /// Flows to this member that were entered.
     pub fn flows_of_member(&self, id: MemberId) -> u64 {
-        self.member_flows.get(id.0 as usize).map_or(0, Counter::get)
+        self.member_flows[index(id)].get()
     }
 
     /// Has a VIP begin at 0. Only while no tables name it that the worker may have: otherwise they would count at once.
     pub fn forget_vip(&self, id: VipId) {
         self.vip(id).forget();
-        if let Some(flows) = self.vip_flows.get(usize::from(id.0)) {
-            flows.set(0);
-        }
+        self.vip_flows[usize::from(id.0)].set(0);
     }
 
     /// Has a member begin at 0, under the same condition.
     pub fn forget_member(&self, id: MemberId) {
         self.member(id).forget();
-        if let Some(flows) = self.member_flows.get(id.0 as usize) {
-            flows.set(0);
-        }
+        self.member_flows[index(id)].set(0);
     }
 
     /// What the kernel counted for the worker's rings.

@@ -291,7 +291,7 @@ pub fn walk_within(
     let mut prepared = NOTHING;
     prepare(&state, packet.frame, Ingress::by(packet.ingress, tables), &mut prepared);
     let decision = decide(&state, &packet, &prepared, now);
-    let counters = Counters::new(5, 200);
+    let counters = Counters::new();
     let conflicts = ArrayQueue::new(1);
     let mut ledger = Ledger { counters: &counters, budget, conflicts: &conflicts };
     let verdict = apply(&decision, (&prepared, bytes.len()), &state, &mut ledger, now);

@@ -12,4 +12,4 @@ pub(crate) use atomic::full_barrier;
 pub use atomic::{AtomicU64, Ordering};
 pub use lines::{LINE_BYTES, LINE_WORDS, Line, Lines, Pages};
 pub use prefetch::prefetch;
-pub use zeroed::zeroed;
+pub use zeroed::{all_zero, zeroed};

@@ -13,6 +13,14 @@ pub fn zeroed<T: FromZeros>(count: usize) -> Box<[T]> {
     }
 }
 
+/// All zero, in memory that is resident only where it has been written to.
+pub fn all_zero<T: FromZeros>() -> Box<T> {
+    match T::new_box_zeroed() {
+        Ok(zeros) => zeros,
+        Err(_) => std::alloc::handle_alloc_error(std::alloc::Layout::new::<T>()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
