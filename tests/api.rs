@@ -215,7 +215,7 @@ fn commands_show_what_there_is() {
         (&["vip", "list"][..], "http  up     198.51.100.50  tcp/80"),
         (&["vip", "show", "http"], "http  up     198.51.100.50  tcp/80"),
         (&["pool", "show", "http"], "http/member1"),
-        (&["pool", "list"], "http  dr"),
+        (&["pool", "list"], "http  up     dr"),
         (&["member", "list"], "http/member3"),
         (&["member", "list", "http"], "tcp: connection refused"),
         (&["member", "show", "http/member2"], "http/member2"),

@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -557,6 +557,9 @@ fn ran_and_waited() -> (Duration, Duration) {
     (numbers.next().expect("ran"), numbers.next().expect("waited"))
 }
 
+/// Those that measure how checks keep to their schedule do so one after the other.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn milliseconds(time: Option<Duration>) -> f64 {
     time.unwrap_or_default().as_secs_f64() * 1000.0
 }
@@ -565,6 +568,7 @@ fn milliseconds(time: Option<Duration>) -> f64 {
 #[test]
 fn thousands_of_checks_are_all_made_and_none_bunches() {
     const SECONDS: u64 = 6;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(lab) = build(&Topology { members: 1, ..topology() }) else { return };
     let members = crowd(&lab, 5000);
     let _server = lab.spawn_member_server(0).expect("member");
@@ -613,6 +617,8 @@ fn thousands_of_checks_are_all_made_and_none_bunches() {
             late(1.0)
         );
     }
+    let late = after.lateness.since(&before.lateness).quantile(0.99);
+    assert!(late <= Some(Duration::from_millis(100)), "{late:?}: 99 of 100 within a tenth of the interval");
     let counts: Vec<u64> = monitors.iter().map(|one| one.checks).collect();
     println!("checks per member: {:?} to {:?}; skipped {}", counts.iter().min(), counts.iter().max(), after.skipped);
     assert_eq!((monitors.len(), after.skipped), (5000, 0));
@@ -625,6 +631,7 @@ fn thousands_of_checks_are_all_made_and_none_bunches() {
 /// all fail at once, and when all return. Numbers are printed.
 #[test]
 fn thousands_of_checks_keep_their_pace_in_the_daemon() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(lab) = build(&Topology { members: 1, ..topology() }) else { return };
     let service = Service { forward: "ipip", ..Service::http(&[1]) };
     let monitor = "[[pool.monitor]]\ntype = \"tcp\"\ninterval = \"1s\"\nrise = 1\nfall = 1\n";
@@ -641,9 +648,9 @@ fn thousands_of_checks_keep_their_pace_in_the_daemon() {
         };
         let bounds = ["0.0", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0"].map(|bound| (bound, later(bound)));
         println!("{when}: checks that began later than so many seconds: {bounds:?}");
-        let late = later("0.1");
+        let (all, late) = (later("0.0"), later("0.1"));
         last = now;
-        late
+        (all, late)
     };
     let usable = |count: u64| {
         assert_shows(&lab, &["pool", "show", "web"], "all of them", |pool| pool["usable"] == count);
@@ -652,7 +659,8 @@ fn thousands_of_checks_keep_their_pace_in_the_daemon() {
     assert_shows(&lab, &["pool", "show", "web"], "all are up", |pool| pool["up"] == 5001);
     print("all were new");
     thread::sleep(Duration::from_secs(3));
-    print("three seconds later");
+    let (all, late) = print("three seconds later");
+    assert!(all > 10_000 && late * 100 <= all, "{late} of {all} began a tenth of the interval late");
     server.kill().expect("kill");
     usable(0);
     thread::sleep(Duration::from_secs(1));

@@ -234,12 +234,12 @@ fn monitors_of_one_type_are_told_apart() {
 #[test]
 fn a_flapping_server_is_held_down() {
     const HOLD: Duration = Duration::from_secs(4);
+    const HELD: &str = "went down 3 times within 1m; up again when it has been well for 4s";
     let Some(lab) = build(&topology()) else { return };
     let mut members = lab.spawn_member_servers().expect("members");
     let keys = "damping = { downs = 3, within = \"1m\", hold = \"4s\" }";
     let mut balancer = lab.spawn_balancer(&config(&lab, 3, keys, HTTP)).expect("balancer");
     assert_says(&balancer, "member web/member2", "INFO up");
-    const HELD: &str = "went down 3 times within 1m; up again when it has been well for 4s";
     for flap in 1..=4 {
         members[1].kill().expect("kill");
         assert_says(&balancer, "member web/member2", "WARN down: http: connection refused");
