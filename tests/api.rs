@@ -151,13 +151,16 @@ fn commands_show_what_there_is() {
     let (_members, mut balancer) = start(&lab);
     let screen = printed(&lab, &["status"]);
     assert!(screen.starts_with("! member http/member3 down: tcp: connection refused\n"), "{screen}");
-    assert!(screen.contains("VIPs      1 of 1 up\nmembers   2 of 3 up\n") && !screen.contains('\x1b'), "{screen}");
+    assert!(
+        screen.contains("VIPs      1 of 1 up\npools     1 of 1 up\nmembers   2 of 3 up\n") && !screen.contains('\x1b'),
+        "{screen}"
+    );
     assert_has(&printed_json(&lab, &["status", "--json"]), "version revision uptime_seconds problems");
     for (arguments, wanted) in [
         (&["vip", "list"][..], "http  up     198.51.100.50  tcp/80"),
         (&["vip", "show", "http"], "http  up     198.51.100.50  tcp/80"),
         (&["pool", "show", "http"], "http/member1"),
-        (&["pool", "list"], "http  dr"),
+        (&["pool", "list"], "http  up     dr"),
         (&["member", "list"], "http/member3"),
         (&["member", "list", "http"], "tcp: connection refused"),
         (&["member", "show", "http/member2"], "http/member2"),

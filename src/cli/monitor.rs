@@ -34,12 +34,12 @@ fn of_member(name: &str, client: &ClientArguments) -> Result<String, ClientError
 
 fn table(monitors: &[Monitor]) -> String {
     let mut table =
-        Table::new(&["MEMBER", "TYPE", "PORT", "STATE", "SINCE", "CHECKS", "FAILED", "P50 MS", "P99 MS", "REASON"]);
+        Table::new(&["MEMBER", "MONITOR", "PORT", "STATE", "SINCE", "CHECKS", "FAILED", "P50 MS", "P99 MS", "REASON"]);
     let milliseconds = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
     for monitor in monitors {
         table.row([
             format!("{}/{}", monitor.pool, monitor.member),
-            monitor.kind.clone(),
+            monitor.name.clone(),
             monitor.port.map_or_else(|| "-".to_owned(), |port| port.to_string()),
             monitor.state.clone(),
             monitor.since.clone(),

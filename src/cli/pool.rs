@@ -30,17 +30,32 @@ fn one(name: &str, client: &ClientArguments) -> Result<String, ClientError> {
 }
 
 fn table(pools: &[Pool]) -> String {
-    let mut table = Table::new(&["POOL", "FORWARD", "SCHEDULER", "UP", "MEMBERS", "MONITORS", "FLOWS", "VIPS"]);
+    let mut table = Table::new(&[
+        "POOL",
+        "STATE",
+        "FORWARD",
+        "SCHEDULER",
+        "UP",
+        "MEMBERS",
+        "QUORUM",
+        "MONITORS",
+        "FLOWS",
+        "VIPS",
+        "REASON",
+    ]);
     for pool in pools {
         table.row([
             pool.name.clone(),
+            pool.state.clone(),
             pool.forward.clone(),
             pool.scheduler.clone(),
             pool.up.to_string(),
             pool.members.len().to_string(),
+            pool.quorum.to_string(),
             pool.monitors.to_string(),
             pool.active_flows.to_string(),
             pool.vips.join(", "),
+            pool.reason.clone().unwrap_or_default(),
         ]);
     }
     table.text()

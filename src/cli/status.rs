@@ -29,6 +29,7 @@ fn screen(status: &Status, colours: bool) -> String {
     let UpOf { up, total } = status.vips;
     let members = status.members;
     let _ = writeln!(text, "\nVIPs      {up} of {total} up");
+    let _ = writeln!(text, "pools     {} of {} up", status.pools.up, status.pools.total);
     let _ = writeln!(text, "members   {} of {} up", members.up, members.total);
     let flows = status.flows;
     let percent = 100.0 * flows.v4 as f64 / (flows.capacity_v4.max(1)) as f64;
@@ -87,11 +88,15 @@ mod tests {
             flows,
             workers: Vec::new(),
             vips: UpOf { up: 1, total: 2 },
+            pools: UpOf { up: 1, total: 1 },
             members: UpOf { up: 3, total: 4 },
             problems: vec!["VIP web: nobody".into(), "member a/b down: x".into()],
         };
         let text = screen(&status, false);
-        assert!(text.starts_with("! VIP web: nobody\n! member a/b down: x\n\nVIPs      1 of 2 up\n"), "{text}");
+        assert!(
+            text.starts_with("! VIP web: nobody\n! member a/b down: x\n\nVIPs      1 of 2 up\npools     1 of 1 up\n"),
+            "{text}"
+        );
         assert!(text.contains("flows     1 of 4 (25.0 %)\ndaemon    1 lb1, up 1d 1h, revision 7\n"), "{text}");
         status.problems.clear();
         assert!(screen(&status, false).starts_with("all is well\n"));

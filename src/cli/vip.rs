@@ -26,8 +26,19 @@ fn one(name: &str, client: &ClientArguments) -> Result<String, ClientError> {
 }
 
 fn table(vips: &[Vip]) -> String {
-    let mut table =
-        Table::new(&["VIP", "STATE", "ADDRESS", "PORT", "POOL", "FORWARD", "SCHEDULER", "FLOWS", "NEW", "PACKETS"]);
+    let mut table = Table::new(&[
+        "VIP",
+        "STATE",
+        "ADDRESS",
+        "PORT",
+        "POOL",
+        "FORWARD",
+        "SCHEDULER",
+        "FLOWS",
+        "NEW",
+        "PACKETS",
+        "REASON",
+    ]);
     for vip in vips {
         let port = match &vip.port {
             PortOrAny::Port(port) => port.to_string(),
@@ -44,6 +55,7 @@ fn table(vips: &[Vip]) -> String {
             vip.active_flows.to_string(),
             vip.new_flows.to_string(),
             vip.packets.to_string(),
+            vip.reason.clone().unwrap_or_default(),
         ]);
     }
     table.text()

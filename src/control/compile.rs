@@ -12,9 +12,10 @@ use super::announce::arp::Announcement;
 use super::health::{Finding, Health};
 use super::identity::{Assignment, Identities};
 use super::maglev::{Candidate, Layout, PARTS};
-use super::model::{Announce, Forward, Member, Model, Pool, Protocol, VipPort};
+use super::model::{Announce, Forward, Member, Model, Pool, Protocol, Start, VipPort};
 use super::neighbor::{Network, NextHop, Unresolved};
-use super::serving::{Serving, Standing};
+use super::serving::Standing;
+pub use super::serving::{PoolState, PoolStatus};
 use crate::dataplane::encap::{OUTER_LENGTH, Source, Template};
 use crate::dataplane::flow::{Sizes, Timeouts};
 use crate::dataplane::limits::{Gone, Limits, Policy};
@@ -104,6 +105,8 @@ pub struct Compiled {
     pub host_addresses: BTreeSet<u32>,
     /// One per member, in the model's order.
     pub members: Vec<MemberStatus>,
+    /// One per pool, in the model's order.
+    pub pools: Vec<PoolStatus>,
     /// What is wrong with the configuration on this host.
     pub problems: Vec<String>,
 }
@@ -115,6 +118,8 @@ pub struct MemberStatus {
     pub name: String,
     /// Its state.
     pub state: MemberState,
+    /// How much of its share of new flows it takes, of [`PARTS`]: less than all in slow start, nothing if others serve.
+    pub part: u32,
 }
 
 /// A member's operational state.
@@ -122,6 +127,8 @@ pub struct MemberStatus {
 pub enum MemberState {
     /// Takes traffic.
     Up,
+    /// Its monitors have not come to anything yet; until then it counts as this.
+    Starting(Start),
     /// Weight 0: gets nothing new.
     Drain,
     /// `enabled = false`.
@@ -166,10 +173,26 @@ impl fmt::Display for NotReachable {
     }
 }
 
+impl MemberState {
+    /// Whether it may get new flows.
+    pub fn is_usable(&self) -> bool {
+        matches!(self, Self::Up | Self::Starting(Start::Up))
+    }
+
+    /// What there is to say of [`MemberState::Starting`].
+    pub(super) fn starting(start: Start) -> &'static str {
+        match start {
+            Start::Up => "not checked yet; gets new flows meanwhile (start = \"up\")",
+            Start::Down => "not well for long enough yet; gets no new flows until then (start = \"down\")",
+        }
+    }
+}
+
 impl fmt::Display for MemberState {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Up => formatter.write_str("up"),
+            Self::Starting(start) => write!(formatter, "starting: {}", Self::starting(*start)),
             Self::Drain => formatter.write_str("drain (weight 0)"),
             Self::Disabled => formatter.write_str("disabled"),
             Self::Unresolved(reason) => write!(formatter, "unresolved: {reason}"),
@@ -275,7 +298,7 @@ impl Plan {
             members[id.0 as usize] = entry;
             statuses.push(status);
         }
-        let laid = self.lay(&statuses);
+        let (laid, pools) = self.lay(&mut statuses);
         let timeouts = timeouts(&self.model.timeouts);
         // A disabled VIP keeps its id and its address; it is just not served, and so dropped as that.
         let mut vips = vec![Vip::nobody(); self.ids.vips_end];
@@ -305,6 +328,7 @@ impl Plan {
             services: served.into_iter().map(|(destination, _)| destination).collect(),
             host_addresses: self.host_addresses(network),
             members: statuses,
+            pools,
             problems,
         }
     }
@@ -315,11 +339,11 @@ impl Plan {
     }
 
     /// Every pool's slots and candidates, made anew only where its members' parts or weights have changed; where too few
-    /// members are left, its sorry pool's.
-    fn lay(&mut self, statuses: &[MemberStatus]) -> Vec<Laid> {
-        let mut rest = statuses;
+    /// members are left, its sorry pool's. Says how they do, and takes down what each member takes of its share.
+    fn lay(&mut self, statuses: &mut [MemberStatus]) -> (Vec<Laid>, Vec<PoolStatus>) {
+        let mut rest = &*statuses;
         let mut all = Vec::with_capacity(self.layouts.len());
-        let mut sorry = Vec::with_capacity(self.layouts.len());
+        let mut servings = Vec::with_capacity(self.layouts.len());
         self.next = None;
         let pools = self.model.pools.iter().zip(&self.ids.members);
         for ((pool, ids), PoolLayout { candidates: laid_out, layout, laid }) in pools.zip(&mut self.layouts) {
@@ -327,8 +351,9 @@ impl Plan {
             rest = after;
             let states: Vec<&MemberState> = members.iter().map(|member| &member.state).collect();
             let standing = self.standings.entry(pool.name.clone()).or_default();
-            let Serving { parts, is_sorry, next } = standing.follow(pool, &states, self.now);
-            self.next = [self.next, next].into_iter().flatten().min();
+            let serving = standing.follow(pool, &states, self.now);
+            self.next = [self.next, serving.next].into_iter().flatten().min();
+            let parts = serving.parts.clone();
             let weights = weights(pool, &self.health);
             let candidates = candidates(pool, &weights, ids);
             if *laid_out != candidates {
@@ -343,10 +368,24 @@ impl Plan {
                 *laid = Some(Laid { parts, slots, pool });
             }
             all.extend(laid.clone());
-            sorry.push(pool.policy.sorry_pool.filter(|_| is_sorry));
+            servings.push(serving);
         }
-        let serves = |index: usize| sorry[index].filter(|sorry| !all[*sorry].slots.is_empty()).unwrap_or(index);
-        (0..all.len()).map(|index| all[serves(index)].clone()).collect()
+        let has_slots = |index: usize| !all[index].slots.is_empty();
+        let sorry = |index: usize| {
+            let pool = &self.model.pools[index];
+            pool.policy.sorry_pool.filter(|sorry| servings[index].is_sorry && has_slots(*sorry))
+        };
+        let pools = (0..all.len()).map(|index| {
+            let sorry = sorry(index).map(|sorry| self.model.pools[sorry].name.as_str());
+            PoolStatus::of(&self.model.pools[index], &servings[index], has_slots(index), sorry)
+        });
+        let pools = pools.collect();
+        let parts = servings.iter().enumerate().flat_map(|(index, serving)| {
+            let serves = sorry(index).is_none();
+            serving.parts.iter().map(move |part| if serves { *part } else { 0 })
+        });
+        statuses.iter_mut().zip(parts).for_each(|(member, part)| member.part = part);
+        ((0..all.len()).map(|index| all[sorry(index).unwrap_or(index)].clone()).collect(), pools)
     }
 
     fn compile_member(
@@ -362,15 +401,16 @@ impl Plan {
             _ if !member.enabled => MemberState::Disabled,
             (Err(reason), _) if member.weight > 0 => MemberState::Unresolved(reason.clone()),
             (_, Some(Finding::Down(reason))) if member.weight > 0 => MemberState::Down { reason: Arc::clone(reason) },
+            (_, Some(Finding::Starting(start))) if member.weight > 0 => MemberState::Starting(*start),
             (_, Some(Finding::Up { weight: Some(0) })) => MemberState::Drain,
             _ if member.weight == 0 => MemberState::Drain,
             _ => MemberState::Up,
         };
         // Whoever serves nobody has no use for the flows that it has, whatever its state is called.
-        let is_down = matches!(finding, Some(Finding::Down(_)));
+        let is_down = matches!(finding, Some(Finding::Down(_) | Finding::Starting(Start::Down)));
         let way = way.ok().filter(|_| !is_down);
         let entry = way.unwrap_or(TableMember::NOBODY);
-        (entry, MemberStatus { name: format!("{}/{}", pool.name, member.name), state })
+        (entry, MemberStatus { name: format!("{}/{}", pool.name, member.name), state, part: 0 })
     }
 
     /// How frames get to a member.

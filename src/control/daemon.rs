@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,14 +15,14 @@ use super::announce::arp::Announcer;
 use super::api::desk::Clerk;
 use super::api::door::Doors;
 use super::api::serve::serve;
-use super::compile::{Compiled, MemberState, MemberStatus, NotReachable, Plan};
+use super::compile::{Compiled, MemberStatus, Plan, PoolStatus};
 use super::cores::Cores;
 use super::events::Events;
 use super::fit::{self, Fit, Unfit};
 use super::health::Checker;
 use super::identity::{Identities, NoIds};
 use super::model::Model;
-use super::neighbor::{Link, Network, Unresolved, WatchError, Watcher};
+use super::neighbor::{Link, Network, WatchError, Watcher};
 use super::plane::{self, Misfit, PATIENCE_WITH_OURSELVES, Place, Plane, PlaneError, Shared};
 use super::privileges;
 use super::publish::WorkerStuck;
@@ -34,8 +34,10 @@ use crate::dataplane::memory::LINE_BYTES;
 use crate::dataplane::port::nic;
 use crate::dataplane::port::steering::SteeringCounters;
 use apply::Proposal;
+use say::{Said, SaidOfPool};
 
 mod apply;
+mod say;
 mod view;
 
 pub use apply::Refused;
@@ -185,8 +187,12 @@ pub(super) struct Daemon {
     generation: u64,
     /// What was last said of each member and each problem: a line per change, not per look.
     said: HashMap<String, Said>,
+    /// The same of each pool.
+    said_of_pools: HashMap<String, SaidOfPool>,
     /// How the members do by the newest tables, in the model's order.
     members: Vec<MemberStatus>,
+    /// The same of the pools.
+    pools: Vec<PoolStatus>,
     /// What the plan was made of.
     running: Running,
     store: Store,
@@ -194,13 +200,6 @@ pub(super) struct Daemon {
     ready: Instant,
     problems: Vec<String>,
     statistics: Statistics,
-}
-
-/// What was last said of a member, and when.
-#[derive(Debug)]
-struct Said {
-    state: MemberState,
-    since: SystemTime,
 }
 
 /// Attaching to a real card resets its rings and so costs the host packets: it is tried again ever more rarely, unless
@@ -253,7 +252,9 @@ impl Daemon {
             announcer: Announcer::default(),
             generation: 0,
             said: HashMap::new(),
+            said_of_pools: HashMap::new(),
             members: Vec::new(),
+            pools: Vec::new(),
             running,
             store,
             events: Events::default(),
@@ -501,8 +502,10 @@ impl Daemon {
 
     /// Has workers and steering do what configuration and network now come to, and says what changed.
     fn serve(&mut self) -> Result<(), DaemonError> {
+        let began = Instant::now();
         let compiled = self.compile();
-        let (members, problems) = (compiled.members.clone(), compiled.problems.clone());
+        let (members, pools) = (compiled.members.clone(), compiled.pools.clone());
+        let problems = compiled.problems.clone();
         if let Some(plane) = &mut self.plane {
             let announcements = compiled.announcements(&self.network, plane.interfaces());
             plane.serve(compiled)?;
@@ -513,6 +516,8 @@ impl Daemon {
         // Said when it is so.
         self.say_members(&members);
         self.members = members;
+        self.say_pools(&pools);
+        self.pools = pools;
         if problems != self.problems {
             for problem in &problems {
                 error!("{problem}");
@@ -520,6 +525,7 @@ impl Daemon {
             }
             self.problems = problems;
         }
+        self.checker.rest(began.elapsed());
         Ok(())
     }
 
@@ -561,29 +567,6 @@ impl Daemon {
         }
     }
 
-    fn say_members(&mut self, members: &[MemberStatus]) {
-        for member in members {
-            if self.said.get(&member.name).is_some_and(|said| said.state == member.state) {
-                continue;
-            }
-            // Nothing is wrong yet while the kernel is asking.
-            let is_asked_for = member.state == MemberState::Unresolved(NotReachable::Unresolved(Unresolved::Resolving));
-            let is_wrong = matches!(member.state, MemberState::Unresolved(_) | MemberState::Down { .. });
-            if is_wrong && !is_asked_for {
-                warn!("member {} {}", member.name, member.state);
-            } else {
-                info!("member {} {}", member.name, member.state);
-            }
-            let name = &member.name;
-            let word = |state: &MemberState| view::state_of(state).0.to_owned();
-            let before = self.said.get(name).map(|said| word(&said.state));
-            let reason = view::state_of(&member.state).1.unwrap_or_default();
-            self.events.add("member", name, (before, Some(word(&member.state))), reason);
-            let said = Said { state: member.state.clone(), since: SystemTime::now() };
-            self.said.insert(member.name.clone(), said);
-        }
-    }
-
     fn shared_addresses(&self) -> BTreeSet<Ipv4Addr> {
         let vips = self.plan.model.vips.iter().map(|vip| vip.address);
         vips.filter(|address| self.network.addresses.contains(address)).collect()
@@ -601,7 +584,8 @@ impl Daemon {
 
     fn say_statistics(&mut self, last: Option<SteeringCounters>) {
         let steering = last.or_else(|| self.plane.as_ref()?.steering_counters().ok());
-        info!("{}", self.statistics.line(&self.plan, &self.shared.counters, &self.shared.flows, steering));
+        let Shared { counters, flows } = &self.shared;
+        info!("{}", self.statistics.line(&self.plan, counters, flows, steering, self.checker.pace()));
     }
 }
 

@@ -84,12 +84,17 @@ impl Layout {
             // Nobody who is usable goes without.
             *part = (*part * PARTS).div_ceil(greatest);
         }
-        (0..self.owners.len()).map(|slot| self.members[self.stand_in(slot, &parts)]).collect()
+        let mut usable = (0..parts.len()).filter(|&member| parts[member] > 0);
+        if let (Some(only), None) = (usable.next(), usable.next()) {
+            return vec![self.members[only]; self.owners.len()].into();
+        }
+        let usable = Usable::new(&self.owners, &parts);
+        (0..self.owners.len()).map(|slot| self.members[self.stand_in(slot, &parts, &usable)]).collect()
     }
 
     /// The first usable owner along the slot's own walk over all slots. The walk visits every slot, since its step is
     /// below the prime M, every member with a weight owns a slot, and one is usable for all slots: it ends.
-    fn stand_in(&self, slot: usize, parts: &[u32]) -> usize {
+    fn stand_in(&self, slot: usize, parts: &[u32], usable: &Usable) -> usize {
         let owner = self.owners[slot] as usize;
         if parts[owner] == PARTS {
             return owner;
@@ -98,21 +103,94 @@ impl Layout {
         let hash = mix(slot as u64);
         // The step is taken from the hash's low end, so to speak; this is its high end.
         let threshold = (hash >> 32) as u32 % PARTS;
-        if parts[owner] > threshold {
+        let serves = |at: usize| parts[self.owners[at] as usize] > threshold;
+        if serves(slot) {
             return owner;
         }
         let step = 1 + (hash % (size as u64 - 1)) as usize;
+        if let Some(few) = &usable.few {
+            return self.owners[few.first_on_walk(slot, step, serves)] as usize;
+        }
         let mut at = slot;
         loop {
             at += step;
             if at >= size {
                 at -= size;
             }
-            let owner = self.owners[at] as usize;
-            if parts[owner] > threshold {
-                return owner;
+            if usable.is_usable(at) && serves(at) {
+                return self.owners[at] as usize;
             }
         }
+    }
+}
+
+/// The slots whose owners are usable, at least for a part: walks are long where these are few, and a bit is found sooner
+/// than an owner and its part.
+struct Usable {
+    bits: Box<[u64]>,
+    few: Option<Few>,
+}
+
+impl Usable {
+    fn new(owners: &[u32], parts: &[u32]) -> Self {
+        let mut bits = vec![0; owners.len().div_ceil(64)];
+        let mut slots = Vec::new();
+        for (slot, _) in (0_u32..).zip(owners).filter(|(_, owner)| parts[**owner as usize] > 0) {
+            bits[slot as usize / 64] |= 1 << (slot % 64);
+            slots.push(slot);
+        }
+        // A walk meets one of n after M / n steps; to compute where each of n lies on it costs about twice as much each.
+        let are_few = 2 * slots.len() * slots.len() < owners.len();
+        Self { bits: bits.into(), few: are_few.then(|| Few::new(slots, owners.len() as u64)) }
+    }
+
+    fn is_usable(&self, slot: usize) -> bool {
+        self.bits[slot / 64] >> (slot % 64) & 1 == 1
+    }
+}
+
+/// So few slots that each one's place on a walk is sooner computed than the walk is walked.
+struct Few {
+    slots: Vec<u32>,
+    /// M, a prime.
+    size: u64,
+    /// 2^64 / M.
+    reciprocal: u64,
+    /// Of each step its inverse modulo M.
+    inverses: Vec<u32>,
+}
+
+impl Few {
+    fn new(slots: Vec<u32>, size: u64) -> Self {
+        let mut inverses = vec![0, 1];
+        for step in 2..size {
+            // size = q · step + r, so 1/step = −q / r; r is below step.
+            let (q, r) = (size / step, size % step);
+            let inverse = (size - q) * u64::from(inverses[r as usize]) % size;
+            inverses.push(inverse as u32);
+        }
+        Self { slots, size, reciprocal: u64::MAX / size, inverses }
+    }
+
+    /// Of those that serve, the one that the walk from `slot` by `step` comes to first: with the least k for which
+    /// slot + k · step is it, modulo M. One of them does.
+    fn first_on_walk(&self, slot: usize, step: usize, serves: impl Fn(usize) -> bool) -> usize {
+        let inverse = u64::from(self.inverses[step]);
+        let (mut least, mut first) = (u64::MAX, slot);
+        for &one in &self.slots {
+            let k = self.modulo((self.size + u64::from(one) - slot as u64) * inverse);
+            if k < least && serves(one as usize) {
+                (least, first) = (k, one as usize);
+            }
+        }
+        first
+    }
+
+    /// Barrett's reduction: the quotient is at most one too small for what is below 2^48.
+    fn modulo(&self, value: u64) -> u64 {
+        let quotient = ((u128::from(value) * u128::from(self.reciprocal)) >> 64) as u64;
+        let rest = value - quotient * self.size;
+        if rest >= self.size { rest - self.size } else { rest }
     }
 }
 
@@ -433,6 +511,44 @@ mod tests {
             // Stand-ins take it in, too, where it is above the threshold: of others' slots none is free.
             assert!((got - ideal).abs() < 0.02, "{part}: {got} of {ideal}");
             assert_eq!(layout.slots_by_parts(|_| part), layout.slots(all), "all of them alike");
+        }
+    }
+
+    /// They are found another way than by walking.
+    #[test]
+    fn few_that_are_left_stand_in_as_many_do() {
+        // Of so many members these are usable, for these parts.
+        let rows: [(u16, &[(u32, u32)]); 6] = [
+            (300, &[(7, PARTS)]),
+            (300, &[(7, PARTS), (250, PARTS)]),
+            (300, &[(7, PARTS), (250, 5), (99, 1)]),
+            (300, &[(7, 3), (250, 1)]),
+            (60, &[(7, PARTS), (59, PARTS)]),
+            (20, &[(7, PARTS), (19, PARTS)]),
+        ];
+        for (members, usable) in rows {
+            let layout = Layout::with_size(&candidates(&vec![1; members.into()]), 2503);
+            let mut parts = vec![0; members.into()];
+            for (member, part) in usable {
+                parts[*member as usize] = *part;
+            }
+            let slots = layout.slots_by_parts(|member| parts[member.0 as usize]);
+            // As it is said in words: parts are of the greatest.
+            let greatest = parts.iter().copied().max().unwrap_or(0);
+            let whole: Vec<u32> = parts.iter().map(|part| (part * PARTS).div_ceil(greatest)).collect();
+            assert_eq!(&slots[..], &naive_by_parts(&layout, &whole)[..], "{usable:?} of {members}");
+        }
+    }
+
+    #[test]
+    fn remainders_are_true_for_every_size() {
+        for size in SIZES.map(u64::from) {
+            let few = Few { slots: Vec::new(), size, reciprocal: u64::MAX / size, inverses: Vec::new() };
+            let values = [0, 1, size - 1, size, size + 1, 2 * size * size - 1, 2 * size * (size - 1)];
+            let random = (0..1000).map(|seed| mix(seed) % (2 * size * size));
+            for value in values.into_iter().chain(random) {
+                assert_eq!(few.modulo(value), value % size, "{value} modulo {size}");
+            }
         }
     }
 

@@ -11,7 +11,7 @@
 //! Another configuration goes the same way while packets are forwarded: [`reload`] reads it, [`change`] says what it would
 //! change, and `daemon::apply` makes the difference.
 //!
-//! [`health`] looks whether members are well ([`probe`]: what it asks them), [`neighbor`] follows the kernel's network
+//! [`health`] looks whether members are well ([`model::monitor`]: what it asks them), [`neighbor`] follows the kernel's network
 //! state, [`announce`] tells the network who owns a VIP, [`statistics`] is what is counted, in a line. [`plane`] brings the
 //! data plane up and down ([`fit`]: on which interfaces? [`occupant`]: who else is on them? [`memory`]: is there enough?);
 //! [`cores`] is who runs where, [`privileges`] what the threads may still do then; [`daemon`] is the loop around all of it.
@@ -39,7 +39,6 @@ pub mod state;
 pub mod statistics;
 
 mod events;
-pub mod probe;
 pub(crate) mod reader;
 mod report;
 mod serving;

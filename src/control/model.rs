@@ -17,13 +17,14 @@ use super::value::{Name, Port};
 use crate::dataplane::flow::MEMBERS;
 use crate::dataplane::tables::InterfaceSet;
 
-pub use super::probe;
 pub use super::report::ConfigError;
 pub use super::value::{StatusRange, TunnelSource, VipPort, spelt};
 pub use super::word::{
     Announce, Combine, Forward, MonitorType, OnMemberDown, Protocol, Scheduler, Start, XdpMode, ZeroCopy,
 };
-pub use monitors::{Damping, Monitor, Policy};
+pub use monitor::Monitor;
+pub use policy::{Damping, Policy};
+pub use title::{Title, titles};
 
 /// A configuration that holds together.
 ///
@@ -302,9 +303,9 @@ fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
         file.vips.iter().rev().filter_map(|vip| Some((vip.address.as_ref()?.value, vip))).collect();
     check_tunnel_source(file, errors);
     check_member_count(file, errors);
-    for (pool, users) in file.pools.iter().zip(&monitors::users(file, pools)) {
+    for (pool, users) in file.pools.iter().zip(&policy::users(file, pools)) {
         check_members(pool, users, errors);
-        monitors::check_pool(pool, users, pools, &file.pools, errors);
+        policy::check_pool(pool, users, pools, &file.pools, errors);
         check_member_addresses(pool, &vip_addresses, errors);
     }
 }
@@ -500,8 +501,7 @@ fn unique<'f, T: Eq + Hash>(
 
 /// `None` only if an error has been reported.
 fn model(file: File, pools: &PoolIndex) -> Option<Model> {
-    let service_ports: Vec<_> =
-        monitors::users(&file, pools).iter().map(|users| monitors::service_port(users)).collect();
+    let service_ports: Vec<_> = policy::users(&file, pools).iter().map(|users| policy::service_port(users)).collect();
     let timeouts = Timeouts {
         tcp_established: file.timeouts.tcp_established?.0,
         tcp_syn: file.timeouts.tcp_syn?.0,
@@ -569,7 +569,7 @@ fn pool_of(pool: file::Pool, pools: &PoolIndex, service_port: Option<u16>) -> Op
         forward: pool.forward?,
         scheduler: pool.scheduler?,
         on_member_down: pool.on_member_down?,
-        policy: monitors::policy_of(pool.policy, pools, service_port)?,
+        policy: policy::policy_of(pool.policy, pools, service_port)?,
         members: pool.members.into_iter().map(member_of).collect::<Option<_>>()?,
     })
 }
@@ -589,6 +589,8 @@ fn member_of(member: file::Member) -> Option<Member> {
 }
 
 mod limits;
-mod monitors;
+pub mod monitor;
+mod policy;
 #[cfg(test)]
 mod tests;
+mod title;

@@ -32,11 +32,92 @@ enum Course {
     Growing(Instant),
 }
 
+/// How a pool does; the worse comes later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PoolState {
+    /// It has its quorum of members that are no backups.
+    Up,
+    /// Its backups serve, too.
+    Backup,
+    /// It has lost its quorum, and its sorry pool serves.
+    Sorry,
+    /// It has lost its quorum; those that are left serve on.
+    BelowQuorum,
+    /// Nobody serves.
+    Down,
+}
+
+impl PoolState {
+    /// The API's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Backup => "backup",
+            Self::BelowQuorum => "below_quorum",
+            Self::Sorry => "sorry",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// How a pool does, and in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// In a word.
+    pub state: PoolState,
+    /// Members that may get new flows, backups included.
+    pub usable: u32,
+    /// All of its members.
+    pub members: usize,
+    /// So many must be usable.
+    pub quorum: u32,
+    /// So many more for a quorum that was lost to be regained.
+    pub hysteresis: u32,
+    /// The sorry pool, if it serves.
+    pub sorry: Option<String>,
+}
+
+impl PoolStatus {
+    /// `has_slots`: somebody of its own could serve. `sorry`: who serves instead.
+    pub(super) fn of(pool: &Pool, serving: &Serving, has_slots: bool, sorry: Option<&str>) -> Self {
+        let state = match (sorry, has_slots) {
+            (Some(_), _) => PoolState::Sorry,
+            (None, false) => PoolState::Down,
+            (None, true) if serving.is_sorry => PoolState::BelowQuorum,
+            (None, true) if serving.with_backups => PoolState::Backup,
+            (None, true) => PoolState::Up,
+        };
+        let Policy { quorum, quorum_hysteresis: hysteresis, .. } = pool.policy;
+        let (usable, members, sorry) = (serving.usable, pool.members.len(), sorry.map(str::to_owned));
+        Self { state, usable, members, quorum, hysteresis, sorry }
+    }
+
+    /// Why it is not up; the numbers in any case.
+    pub fn reason(&self) -> String {
+        let Self { usable, members, quorum, hysteresis, .. } = self;
+        let around = if *hysteresis > 0 { format!(" ± {hysteresis}") } else { String::new() };
+        let numbers = format!("{usable} of {members} members usable, quorum {quorum}{around}");
+        match (self.state, &self.sorry) {
+            (PoolState::Up, _) => numbers,
+            (PoolState::Backup, _) => format!("too few members that are no backups, so backups serve, too ({numbers})"),
+            (PoolState::BelowQuorum, _) => format!("quorum lost, those that are left serve on ({numbers})"),
+            (PoolState::Sorry, sorry) => {
+                format!("quorum lost, sorry pool {} serves ({numbers})", sorry.as_deref().unwrap_or_default())
+            }
+            (PoolState::Down, _) => format!("no usable member, nobody serves ({numbers})"),
+        }
+    }
+}
+
 /// Who serves a pool's VIPs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Serving {
     /// One per member, of [`PARTS`]: what it may take of its share.
     pub(super) parts: Vec<u32>,
+    /// Members that may get new flows, backups included.
+    pub(super) usable: u32,
+    /// Too few members that are no backups are left: these serve, too.
+    pub(super) with_backups: bool,
     /// Too few members are left: the sorry pool serves, if it can.
     pub(super) is_sorry: bool,
     /// When a share next grows.
@@ -49,15 +130,15 @@ impl Standing {
         let policy = &pool.policy;
         let up = |with_backups: bool| {
             let members = pool.members.iter().zip(states);
-            members.filter(|(member, state)| **state == &MemberState::Up && (with_backups || !member.backup)).count()
-                as u32
+            members.filter(|(member, state)| state.is_usable() && (with_backups || !member.backup)).count() as u32
         };
+        let usable = up(true);
         let primaries = *self.primaries.insert(is_enough(self.primaries, up(false), policy));
-        let everybody = *self.everybody.insert(is_enough(self.everybody, up(true), policy));
+        let everybody = *self.everybody.insert(is_enough(self.everybody, usable, policy));
         self.note_courses(pool, states, now);
         let mut next = None;
         let part = |(member, state): (&Member, &&MemberState)| {
-            if **state != MemberState::Up || (member.backup && primaries) {
+            if !state.is_usable() || (member.backup && primaries) {
                 return 0;
             }
             let Some(Course::Growing(since)) = self.members.get(&identity(member)) else { return PARTS };
@@ -66,7 +147,7 @@ impl Standing {
             part
         };
         let parts = pool.members.iter().zip(states).map(part).collect();
-        Serving { parts, is_sorry: !everybody && !primaries, next }
+        Serving { parts, usable, with_backups: !primaries, is_sorry: !everybody && !primaries, next }
     }
 
     /// A member that was out and is in now begins small; one that has always been in does not.
@@ -81,9 +162,13 @@ impl Standing {
                     MemberState::Unresolved(NotReachable::Unresolved(Unresolved::Resolving)) | MemberState::Drain,
                     before,
                 ) => before,
-                (MemberState::Up, Some(Course::Out)) => Some(Course::Growing(now)),
-                (MemberState::Up, Some(Course::Growing(since))) if now.duration_since(since) < slow_start => before,
-                (MemberState::Up, _) => Some(Course::In),
+                (state, Some(Course::Out)) if state.is_usable() => Some(Course::Growing(now)),
+                (state, Some(Course::Growing(since)))
+                    if state.is_usable() && now.duration_since(since) < slow_start =>
+                {
+                    before
+                }
+                (state, _) if state.is_usable() => Some(Course::In),
                 _ => Some(Course::Out),
             };
             courses.extend(course.map(|course| (identity(member), course)));

@@ -8,6 +8,7 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 
 use super::compile::Plan;
+use super::health::{Pace, Times};
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flow::FlowTable;
 use crate::dataplane::port::steering::SteeringCounters;
@@ -19,12 +20,13 @@ use crate::dataplane::verdict::DropReason;
 pub struct Statistics {
     received: u64,
     residence: Histogram<u64>,
+    checks: Pace,
     at: Instant,
 }
 
 impl Default for Statistics {
     fn default() -> Self {
-        Self { received: 0, residence: histogram(), at: Instant::now() }
+        Self { received: 0, residence: histogram(), checks: Pace::default(), at: Instant::now() }
     }
 }
 
@@ -36,6 +38,7 @@ impl Statistics {
         workers: &[Arc<Counters>],
         flows: &FlowTable,
         steering: Option<SteeringCounters>,
+        checks: &Pace,
     ) -> String {
         let sum = |what: &dyn Fn(&Counters) -> u64| workers.iter().map(|one| what(one)).sum::<u64>();
         let mut line = Line(String::from("statistics"));
@@ -77,6 +80,7 @@ impl Statistics {
             line.add("persistence.moved", sum(&|one| one.persistence_moved.get()));
             line.add("persistence.without_room", sum(&|one| one.persistence_without_room.get()));
         }
+        self.add_checks(&mut line, checks);
         line.add("ring.fill_ring_empty", sum(&|one| one.fill_ring_empty.get()));
         line.add("ring.rx_ring_full", sum(&|one| one.rx_ring_full.get()));
         line.add("ring.rx_dropped", sum(&|one| one.rx_dropped.get()));
@@ -95,6 +99,24 @@ impl Statistics {
             line.add(format_args!("vip_flows.{}", vip.name), flows.loads.flows_of_vip(id));
         }
         line.0
+    }
+
+    /// Nothing without monitors; times are of the checks since the last line.
+    fn add_checks(&mut self, line: &mut Line, now: &Pace) {
+        if now.types.is_empty() {
+            return;
+        }
+        line.add("checks.made", now.checks);
+        line.add("checks.failed", now.failures);
+        line.add("checks.skipped", now.skipped);
+        line.add_times("checks.late_ms", &now.lateness.since(&self.checks.lateness));
+        for one in &now.types {
+            let before = self.checks.types.iter().find(|before| before.kind == one.kind);
+            let durations =
+                before.map_or_else(|| one.durations.clone(), |before| one.durations.since(&before.durations));
+            line.add_times(&format!("checks.{}_ms", one.kind), &durations);
+        }
+        self.checks = now.clone();
     }
 
     /// Percentiles over all workers' packets since the last line; none if there were no packets.
@@ -123,11 +145,22 @@ impl Line {
         // Writing to a String cannot fail.
         let _ = write!(self.0, " {key}={value}");
     }
+
+    /// Milliseconds; nothing of none.
+    fn add_times(&mut self, key: &str, times: &Times) {
+        for (name, part) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+            if let Some(time) = times.quantile(part) {
+                self.add(format_args!("{key}.{name}"), format_args!("{:.1}", time.as_secs_f64() * 1000.0));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::Model;
+    use std::time::Duration;
+
+    use super::super::model::{Model, MonitorType};
     use super::*;
     use crate::dataplane::flow::Sizes;
 
@@ -156,6 +189,7 @@ mod tests {
         plan: Plan,
         workers: Vec<Arc<Counters>>,
         flows: FlowTable,
+        checks: Pace,
         statistics: Statistics,
     }
 
@@ -165,13 +199,14 @@ mod tests {
                 plan: Plan::new(Model::parse("test.toml", CONFIG).expect("a valid configuration")),
                 workers: (0..2).map(|_| Arc::new(Counters::new())).collect(),
                 flows: FlowTable::of_sizes(&SIZES).expect("memory").0,
+                checks: Pace::default(),
                 statistics: Statistics::default(),
             }
         }
 
         fn line(&mut self) -> String {
             let steering = Some(SteeringCounters::default());
-            self.statistics.line(&self.plan, &self.workers, &self.flows, steering)
+            self.statistics.line(&self.plan, &self.workers, &self.flows, steering, &self.checks)
         }
     }
 
@@ -186,12 +221,18 @@ mod tests {
         let mut rig = Rig::new();
         rig.workers[0].residence.record(1000, 64);
         rig.workers[0].dropped_for(DropReason::NoVip).add(1);
+        rig.checks.made(MonitorType::Tcp, true, Duration::from_millis(1));
+        rig.checks.lateness.record(Duration::from_millis(1));
         let line = rig.line();
         let keys: Vec<_> = line.split(' ').skip(1).filter_map(|pair| pair.split('=').next()).collect();
         assert!(keys.contains(&"residence_ns.p99.9") && keys.contains(&"drop.no_vip"), "{line}");
         assert!(keys.contains(&"persistence.clients") && keys.contains(&"vip_flows.web"), "{line}");
+        assert!(keys.contains(&"checks.tcp_ms.p99") && keys.contains(&"checks.late_ms.max"), "{line}");
         for key in keys {
-            let name = key.replace("worker.0", "worker.N").replace("worker.1", "worker.N");
+            let name = key
+                .replace("checks.tcp_ms", "checks.TYPE_ms")
+                .replace("worker.0", "worker.N")
+                .replace("worker.1", "worker.N");
             let name = name
                 .replace("no_vip", "REASON")
                 .replace("web/web1", "POOL/NAME")
@@ -215,5 +256,28 @@ mod tests {
         let line = rig.line();
         assert_eq!((value(&line, "residence_ns.p50"), value(&line, "residence_ns.max")), (Some("100"), Some("100")));
         assert_eq!(value(&rig.line(), "residence_ns.max"), None);
+    }
+
+    #[test]
+    fn checks_are_counted_since_the_start_and_timed_since_the_last_line() {
+        let mut rig = Rig::new();
+        assert_eq!(value(&rig.line(), "checks.made"), None, "no monitors, no checks");
+        for (kind, is_good, millis) in
+            [(MonitorType::Tcp, true, 10), (MonitorType::Tcp, false, 10), (MonitorType::Http, true, 100)]
+        {
+            rig.checks.made(kind, is_good, Duration::from_millis(millis));
+            rig.checks.lateness.record(Duration::from_millis(1));
+        }
+        let line = rig.line();
+        let found = ["checks.made", "checks.failed", "checks.tcp_ms.p50", "checks.http_ms.p99", "checks.late_ms.max"];
+        assert_eq!(
+            found.map(|key| value(&line, key)),
+            [Some("3"), Some("1"), Some("10.0"), Some("100.4"), Some("1.0")],
+            "{line}"
+        );
+        rig.checks.made(MonitorType::Tcp, true, Duration::from_millis(20));
+        let line = rig.line();
+        let found = ["checks.made", "checks.tcp_ms.p50", "checks.http_ms.p99", "checks.late_ms.max"];
+        assert_eq!(found.map(|key| value(&line, key)), [Some("4"), Some("20.1"), None, None], "{line}");
     }
 }

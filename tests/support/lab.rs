@@ -61,3 +61,22 @@ pub fn assert_frames_accounted_for(balancer: &Process) {
     assert_eq!(statistic(balancer, "frames.in_kernel"), 0);
     assert_eq!(statistic(balancer, "ring.invalid"), 0, "descriptors that the kernel refused");
 }
+
+/// What a command that reads the API prints as JSON: a value, or a line each of them.
+#[track_caller]
+pub fn shown(lab: &Lab, arguments: &[&str]) -> Vec<serde_json::Value> {
+    let mut command = std::process::Command::new(&lab.topology().program);
+    command.args(arguments).arg("--json").env("POINTSMAN_SOCKET", lab.directory().join("api.sock"));
+    let output = command.output().expect("run");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let values = serde_json::Deserializer::from_slice(&output.stdout).into_iter();
+    values.collect::<Result<_, _>>().expect("JSON")
+}
+
+/// Waits until this holds of a member's or pool's JSON.
+#[track_caller]
+pub fn assert_shows(lab: &Lab, arguments: &[&str], what: &str, is_so: impl Fn(&serde_json::Value) -> bool) {
+    let found = || shown(lab, arguments).remove(0);
+    let patience = std::time::Duration::from_secs(20);
+    assert!(pointsman::lab::wait_until(patience, || is_so(&found())), "{arguments:?}: {what}: {}", found());
+}

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use crate::control::model::probe::{Dns, Exchange, Http, Probe, Script, Tls};
+use crate::control::model::monitor::{Dns, Exchange, Http, Probe, Script, Tls};
 use crate::control::model::{Combine, Model, Monitor, Policy, Start, StatusRange, spelt};
 
 /// A line per monitor, and one for what differs from the defaults.

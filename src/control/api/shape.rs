@@ -26,6 +26,8 @@ pub struct Status {
     pub workers: Vec<Worker>,
     /// How many VIPs there are, and how many of them are up.
     pub vips: UpOf,
+    /// How many pools there are, and how many of them are up.
+    pub pools: UpOf,
     /// How many members there are, and how many of them are up.
     pub members: UpOf,
     /// What is wrong, in words; the gravest first.
@@ -118,6 +120,8 @@ pub struct Vip {
     pub enabled: bool,
     /// `up`; `down`: nobody serves it; `disabled`.
     pub state: String,
+    /// Why it is not up, or what is wrong with its pool although it is; null if nothing is.
+    pub reason: Option<String>,
     /// Flows in the connection table.
     pub active_flows: u64,
     /// Flows that began since the start.
@@ -139,7 +143,7 @@ pub enum PortOrAny {
 }
 
 /// `GET /v1/pools`: an array of these.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pool {
     /// Its name.
     pub name: String,
@@ -155,14 +159,27 @@ pub struct Pool {
     pub members: Vec<Member>,
     /// How many monitors it has.
     pub monitors: usize,
+    /// `up`; `backup`: its backups serve, too; `below_quorum`: those that are left serve; `sorry`: its sorry pool serves;
+    /// `down`: nobody serves.
+    pub state: String,
+    /// Why it is not up; null if it is.
+    pub reason: Option<String>,
+    /// When it came to be so (RFC 3339, UTC).
+    pub since: String,
     /// How many members are up.
     pub up: usize,
+    /// How many members may get new flows: those that are up, and those that start and count as that.
+    pub usable: u32,
+    /// So many must be usable.
+    pub quorum: u32,
+    /// The pool that serves when this one has lost its quorum.
+    pub sorry_pool: Option<String>,
     /// Flows of its members together.
     pub active_flows: u64,
 }
 
 /// `GET /v1/members`: an array of these.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Member {
     /// Its pool's name.
     pub pool: String,
@@ -178,12 +195,14 @@ pub struct Member {
     pub enabled: bool,
     /// Whether it was told to drain; its weight is remembered meanwhile.
     pub drain: bool,
-    /// `up`, `down`, `drain`, `disabled` or `unresolved`.
+    /// `up`, `down`, `drain`, `disabled`, `unresolved`, or `starting` until its monitors know.
     pub state: String,
     /// Why it is not up; null if it is.
     pub reason: Option<String>,
     /// When it came to be so (RFC 3339, UTC).
     pub since: String,
+    /// How much it takes of its share of new flows: 1; less in slow start; 0 if it gets none.
+    pub share: f64,
     /// Flows in the connection table that are not closing.
     pub active_flows: u64,
     /// Flows that are closing.
@@ -250,7 +269,7 @@ pub struct Event {
     pub id: u64,
     /// When (RFC 3339, UTC).
     pub time: String,
-    /// `daemon`, `config`, `member`, `interface`, `problem`; `lost`: the reader was too slow.
+    /// `daemon`, `config`, `pool`, `member`, `interface`, `problem`; `lost`: the reader was too slow.
     pub kind: String,
     /// What it happened to.
     pub subject: String,
@@ -281,6 +300,8 @@ pub struct Monitor {
     /// `ping`, `tcp`, …
     #[serde(rename = "type")]
     pub kind: String,
+    /// What it is called; no two of a pool have the same name: `tcp :8080`, `http /health`.
+    pub name: String,
     /// The port that it looks at, if it is one.
     pub port: Option<u16>,
     /// `up`, `down`, or `unknown` before the first result.

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::super::model::probe::{Dns, Exchange, Http, Probe, Script, Tls};
-use super::super::model::{Damping, Model, Monitor, Policy, Pool, StatusRange};
+use super::super::model::monitor::{Dns, Exchange, Http, Probe, Script, Tls};
+use super::super::model::{Damping, Model, Monitor, Policy, Pool, StatusRange, Title, titles};
 use super::super::value::spelt;
-use super::{HIDDEN, Item, Keys, pair_by};
+use super::{HIDDEN, Item, Keys, Pair};
 
 /// The pool's own keys about its monitors. (The port that its VIPs have is theirs.)
 pub(super) fn policy(keys: &mut Keys, (old, before): (&Model, &Policy), (new, after): (&Model, &Policy)) {
@@ -37,24 +37,45 @@ fn damped(Damping { downs, within, hold }: &Damping) -> String {
     format!("{downs} downs within {}, hold {}", spelt(*within), spelt(*hold))
 }
 
-/// The monitors of a pool that stays: the first of a type is the same as the first of that type, and so on.
+/// The monitors of a pool that stays: those that are the same; of the rest, those that ask the same; of the rest, the
+/// first of a type and the first of that type, and so on.
 pub(super) fn monitors(old: &Pool, new: &Pool) -> Vec<Item> {
-    if old.policy.monitors == new.policy.monitors {
+    let (old, after) = (&old.policy.monitors, new);
+    let new = &after.policy.monitors;
+    if old == new {
         return Vec::new();
     }
-    let name = |monitor: &Monitor| format!("{}/{}", new.name, monitor.probe.kind());
-    let port = |monitor: &Monitor| monitor.port.map_or_else(String::new, |port| format!("port {port}"));
-    let pairs = pair_by(numbered(old), numbered(new));
-    pairs.into_iter().filter_map(|pair| pair.item(name, port, differing)).collect()
+    let titles: Vec<(&Monitor, Title)> = new.iter().zip(titles(new)).chain(old.iter().zip(titles(old))).collect();
+    let title = |monitor: &Monitor| {
+        let title = titles.iter().find(|(one, _)| std::ptr::eq(*one, monitor));
+        title.map_or("", |(_, title)| title.short.as_str())
+    };
+    let name = |monitor: &Monitor| format!("{}/{}", after.name, title(monitor));
+    // Unless its title says it.
+    let port = |monitor: &Monitor| match monitor.port {
+        Some(port) if title(monitor) == monitor.probe.kind().to_string() => format!("port {port}"),
+        _ => String::new(),
+    };
+    pairs(old, new).into_iter().filter_map(|pair| pair.item(name, port, differing)).collect()
 }
 
-fn numbered(pool: &Pool) -> impl Iterator<Item = ((String, usize), &Monitor)> {
-    let all = &pool.policy.monitors;
-    all.iter().enumerate().map(|(index, monitor)| {
-        let kind = monitor.probe.kind();
-        let earlier = all[..index].iter().filter(|earlier| earlier.probe.kind() == kind).count();
-        ((kind.to_string(), earlier), monitor)
-    })
+/// In the new order, then those that go.
+fn pairs<'m>(old: &'m [Monitor], new: &'m [Monitor]) -> Vec<Pair<'m, Monitor>> {
+    let alike: [fn(&Monitor, &Monitor) -> bool; 3] = [
+        |one, other| one == other,
+        |one, other| one.probe == other.probe && one.port == other.port,
+        |one, other| one.probe.kind() == other.probe.kind(),
+    ];
+    let mut left: Vec<&Monitor> = old.iter().collect();
+    let mut pairs: Vec<Pair<'_, Monitor>> = new.iter().map(|one| Pair { old: None, new: Some(one) }).collect();
+    for is_alike in alike {
+        for pair in pairs.iter_mut().filter(|pair| pair.old.is_none()) {
+            let partner = left.iter().position(|old| pair.new.is_some_and(|new| is_alike(old, new)));
+            pair.old = partner.map(|index| left.remove(index));
+        }
+    }
+    pairs.extend(left.into_iter().map(|one| Pair { old: Some(one), new: None }));
+    pairs
 }
 
 fn differing(before: &Monitor, after: &Monitor) -> Keys {

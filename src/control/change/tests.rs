@@ -199,7 +199,7 @@ fn every_key_is_named_with_what_it_was_and_would_be() {
 fn monitors_and_what_a_pool_makes_of_them() {
     const HTTP: &str = "[[pool.monitor]]\ntype = \"http\"\nheaders = { A = \"secret\" }\n";
     let old = format!("{BASE}{HTTP}");
-    let rows: [(&str, String, &[&str]); 7] = [
+    let rows: [(&str, String, &[&str]); 11] = [
         (HTTP, String::new(), &["- monitor dns/http"]),
         (HTTP, format!("{HTTP}path = \"/x\"\nrise = 3"), &["~ monitor dns/http: rise 2 → 3, path \"/\" → \"/x\""]),
         (
@@ -210,6 +210,16 @@ fn monitors_and_what_a_pool_makes_of_them() {
         ("secret", "other".into(), &["~ monitor dns/http: headers \"(not shown)\" → \"(not shown)\""]),
         (HTTP, format!("{HTTP}[[pool.monitor]]\ntype = \"ping\""), &["+ monitor dns/ping"]),
         ("type = \"http\"", "type = \"https\"\nverify = false".into(), &["+ monitor dns/https", "- monitor dns/http"]),
+        // One in front of it leaves it as it is, and so does another order.
+        (HTTP, format!("[[pool.monitor]]\ntype = \"http\"\npath = \"/x\"\n{HTTP}"), &["+ monitor dns/http /x"]),
+        // What asks the same is the same, however often it does.
+        (
+            HTTP,
+            format!("[[pool.monitor]]\ntype = \"http\"\npath = \"/x\"\n{HTTP}rise = 3\n"),
+            &["+ monitor dns/http /x", "~ monitor dns/http /: rise 2 → 3"],
+        ),
+        (HTTP, format!("{HTTP}[[pool.monitor]]\ntype = \"tcp\"\nport = 8080"), &["+ monitor dns/tcp (port 8080)"]),
+        (HTTP, format!("{HTTP}[[pool.monitor]]\ntype = \"http\"\nport = 8080"), &["+ monitor dns/http :8080/"]),
         (
             "name = \"dns\"\n[[pool.member]]",
             "name = \"dns\"\nsorry_pool = \"web\"\nslow_start = \"1m\"\n[[pool.member]]".into(),

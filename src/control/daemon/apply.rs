@@ -325,6 +325,8 @@ impl Daemon {
         let members: HashSet<String> =
             self.plan.members().map(|(pool, member, _)| format!("{}/{}", pool.name, member.name)).collect();
         self.said.retain(|name, _| members.contains(name));
+        let pools: HashSet<&String> = self.plan.model.pools.iter().map(|pool| &pool.name).collect();
+        self.said_of_pools.retain(|name, _| pools.contains(name));
         let interfaces = self.listed();
         self.unfit.retain(|name, _| interfaces.contains(name));
         self.refusals.retain(|name, _| interfaces.contains(name));

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::broadcast;
 
 use super::Daemon;
 use crate::control::api::shape::{self, Event, PortOrAny, UpOf};
-use crate::control::compile::{MemberState, MemberStatus};
-use crate::control::health::{Condition, MonitorStatus};
-use crate::control::model::{Member, Model, Pool, VipPort};
+use crate::control::compile::{MemberState, MemberStatus, PoolState, PoolStatus};
+use crate::control::health::{Condition, MonitorStatus, Pace};
+use crate::control::maglev::PARTS;
+use crate::control::model::{Member, Model, Pool, Vip, VipPort};
 use crate::control::time::rfc3339;
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flow::FlowTable;
@@ -75,6 +76,10 @@ impl Daemon {
             },
             workers: self.workers(),
             members,
+            pools: UpOf {
+                up: self.pools.iter().filter(|pool| pool.state == PoolState::Up).count(),
+                total: self.pools.len(),
+            },
             problems: self.problems_view(&vips),
             vips: UpOf { up: vips.iter().filter(|vip| vip.state == "up").count(), total: vips.len() },
         }
@@ -100,11 +105,19 @@ impl Daemon {
         }
         problems.extend(self.unfit.iter().map(|(name, why)| format!("interface {name}: {why}")));
         let down = vips.iter().filter(|vip| vip.state == "down");
-        name_some(
-            &mut problems,
-            "VIPs",
-            down.map(|vip| format!("VIP {}: no member of pool {} serves it", vip.name, vip.pool)),
-        );
+        let why = |vip: &shape::Vip| vip.reason.clone().unwrap_or_default();
+        name_some(&mut problems, "VIPs", down.map(|vip| format!("VIP {} down: {}", vip.name, why(vip))));
+        // Of one that is down its VIPs have been named.
+        let pools = self.plan.model.pools.iter().zip(&self.pools).enumerate();
+        let worse = pools.filter(|(index, (_, status))| match status.state {
+            PoolState::Up => false,
+            PoolState::Down => self.plan.model.vips.iter().all(|vip| vip.pool != *index || !vip.enabled),
+            PoolState::Backup | PoolState::BelowQuorum | PoolState::Sorry => true,
+        });
+        let words = |(_, (pool, status)): (usize, (&Pool, &PoolStatus))| {
+            format!("pool {} {}: {}", pool.name, status.state.name().replace('_', " "), status.reason())
+        };
+        name_some(&mut problems, "pools", worse.map(words));
         let wrong =
             |member: &&MemberStatus| matches!(member.state, MemberState::Down { .. } | MemberState::Unresolved(_));
         let members = self.members.iter().filter(wrong);
@@ -133,7 +146,7 @@ impl Daemon {
 
     pub(in crate::control) fn vips(&self) -> Vec<shape::Vip> {
         let model = &self.plan.model;
-        let vip = |(vip, id): (&crate::control::model::Vip, VipId)| {
+        let vip = |(vip, id): (&Vip, VipId)| {
             let pool = &model.pools[vip.pool];
             let is_served = self.plane.as_ref().is_some_and(|plane| {
                 plane.tables().vips.get(usize::from(id.0)).is_some_and(|vip| !vip.slots.is_empty())
@@ -156,6 +169,7 @@ impl Daemon {
                     (true, false) => "down",
                 }
                 .into(),
+                reason: self.why(vip, is_served),
                 active_flows: self.shared.flows.loads.flows_of_vip(id).into(),
                 new_flows: self.sum(|worker| worker.flows_of_vip(id)),
                 packets: self.sum(|worker| worker.vip(id).packets.get()),
@@ -163,6 +177,17 @@ impl Daemon {
             }
         };
         self.plan.vips().map(vip).collect()
+    }
+
+    /// Why a VIP is not up, or not as it should be.
+    fn why(&self, vip: &Vip, is_served: bool) -> Option<String> {
+        let (pool, status) = (&self.plan.model.pools[vip.pool], self.pools.get(vip.pool)?);
+        match (vip.enabled, status.state) {
+            (false, _) => Some("enabled = false".into()),
+            (true, PoolState::Up) if is_served => None,
+            (true, PoolState::Up) => Some("no interface is served".into()),
+            (true, _) => Some(format!("pool {}: {}", pool.name, status.reason())),
+        }
     }
 
     pub(in crate::control) fn members(&self) -> Vec<shape::Member> {
@@ -200,6 +225,7 @@ impl Daemon {
             state: state.into(),
             reason,
             since: rfc3339(since),
+            share: f64::from(status.part) / f64::from(PARTS),
             active_flows: load.active().into(),
             inactive_flows: load.inactive().into(),
             new_flows: self.sum(|worker| worker.flows_of_member(id)),
@@ -220,8 +246,9 @@ impl Daemon {
     pub(in crate::control) fn pools(&self) -> Vec<shape::Pool> {
         let model = &self.plan.model;
         let mut members = self.members().into_iter();
-        let pool = |(index, pool): (usize, &Pool)| {
+        let pool = |(index, (pool, status)): (usize, (&Pool, &PoolStatus))| {
             let members: Vec<shape::Member> = members.by_ref().take(pool.members.len()).collect();
+            let since = self.said_of_pools.get(&pool.name).map_or_else(SystemTime::now, |said| said.since);
             shape::Pool {
                 name: pool.name.clone(),
                 forward: pool.forward.to_string(),
@@ -229,16 +256,26 @@ impl Daemon {
                 on_member_down: pool.on_member_down.to_string(),
                 vips: model.vips.iter().filter(|vip| vip.pool == index).map(|vip| vip.name.clone()).collect(),
                 monitors: pool.policy.monitors.len(),
+                state: status.state.name().to_owned(),
+                reason: (status.state != PoolState::Up).then(|| status.reason()),
+                since: rfc3339(since),
                 up: members.iter().filter(|member| member.state == "up").count(),
+                usable: status.usable,
+                quorum: status.quorum,
+                sorry_pool: pool.policy.sorry_pool.map(|sorry| model.pools[sorry].name.clone()),
                 active_flows: members.iter().map(|member| member.active_flows).sum(),
                 members,
             }
         };
-        model.pools.iter().enumerate().map(pool).collect()
+        model.pools.iter().zip(&self.pools).enumerate().map(pool).collect()
     }
 
     pub(in crate::control) fn monitors(&self) -> Vec<shape::Monitor> {
         self.checker.monitors().iter().map(monitor).collect()
+    }
+
+    pub(in crate::control) fn pace(&self) -> Pace {
+        self.checker.pace().clone()
     }
 }
 
@@ -260,6 +297,7 @@ fn drops(counters: &Counters) -> BTreeMap<String, u64> {
 pub(super) fn state_of(state: &MemberState) -> (&'static str, Option<String>) {
     match state {
         MemberState::Up => ("up", None),
+        MemberState::Starting(start) => ("starting", Some(MemberState::starting(*start).into())),
         MemberState::Drain => ("drain", Some("weight 0: gets nothing new".into())),
         MemberState::Disabled => ("disabled", Some("enabled = false".into())),
         MemberState::Unresolved(reason) => ("unresolved", Some(reason.to_string())),
@@ -282,14 +320,12 @@ fn service_ports(model: &Model) -> Vec<Option<u16>> {
 }
 
 fn monitor(status: &MonitorStatus) -> shape::Monitor {
-    let milliseconds = |quantile| {
-        let durations = &status.durations;
-        (!durations.is_empty()).then(|| durations.value_at_quantile(quantile) as f64 / 1000.0)
-    };
+    let milliseconds = |duration: Option<Duration>| duration.map(|duration| duration.as_micros() as f64 / 1000.0);
     shape::Monitor {
         pool: status.pool.clone(),
         member: status.member.clone(),
         kind: status.kind.to_string(),
+        name: status.name.clone(),
         port: status.port,
         state: match status.state {
             Condition::Unknown => "unknown",
@@ -299,9 +335,9 @@ fn monitor(status: &MonitorStatus) -> shape::Monitor {
         .into(),
         reason: status.reason.to_string(),
         since: rfc3339(status.since),
-        last_milliseconds: status.last_duration.map(|duration| duration.as_micros() as f64 / 1000.0),
-        p50_milliseconds: milliseconds(0.5),
-        p99_milliseconds: milliseconds(0.99),
+        last_milliseconds: milliseconds(status.last_duration),
+        p50_milliseconds: milliseconds(status.p50),
+        p99_milliseconds: milliseconds(status.p99),
         checks: status.checks,
         failures: status.failures,
         skipped: status.skipped,

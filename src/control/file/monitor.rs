@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::probe::Probe;
+use super::super::model::monitor::Probe;
 use super::super::reader::{Field, Table};
 use super::super::report::Place;
 use super::super::value::{Interval, Members, Name, Port, Stretch, Times};

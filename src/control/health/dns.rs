@@ -8,7 +8,7 @@ use hickory_proto::rr::{Name, RecordType};
 
 use super::outcome::{Bad, Deadline, Good, Outcome};
 use super::udp;
-use crate::control::model::probe::{Dns, Rcode};
+use crate::control::model::monitor::{Dns, Rcode};
 
 /// A query made ready.
 pub(super) struct Question {

@@ -16,8 +16,9 @@ use super::outcome::{Bad, Deadline, Good, Outcome};
 use super::probe::compiled;
 use super::tcp::{self, ANSWER, unexpected};
 use super::tls::Handshake;
+use super::tls_words::words_of;
 use crate::control::model::StatusRange;
-use crate::control::model::probe::Http;
+use crate::control::model::monitor::Http;
 
 /// A request made ready.
 pub(super) struct Query {
@@ -119,7 +120,11 @@ fn failed(error: &hyper::Error) -> Bad {
         return Bad::Failed("the connection was closed before the response".to_owned());
     }
     let source = std::error::Error::source(error);
-    match source.and_then(|cause| cause.downcast_ref::<std::io::Error>()).and_then(std::io::Error::raw_os_error) {
+    let cause = source.and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    if let Some(why) = cause.and_then(words_of) {
+        return Bad::Failed(format!("TLS: {why}"));
+    }
+    match cause.and_then(std::io::Error::raw_os_error) {
         Some(number) => std::io::Error::from_raw_os_error(number).into(),
         None => Bad::Failed(source.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))),
     }

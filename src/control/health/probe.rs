@@ -17,7 +17,7 @@ use super::script::{Program, Scripts};
 use super::tls::Handshake;
 use super::udp::Refusals;
 use super::{tcp, tls, udp};
-use crate::control::model::probe::{Exchange, Probe};
+use crate::control::model::monitor::{Exchange, Probe};
 
 /// Left to the rest of the process: rings, netlink, the log, the API's connections.
 const DESCRIPTORS_RESERVED: u64 = 512;

@@ -24,7 +24,7 @@ use tracing::warn;
 use super::outcome::{Bad, Deadline, Good, Outcome};
 use super::probe::compiled;
 use super::tcp::{ANSWER, unexpected};
-use crate::control::model::probe::Script;
+use crate::control::model::monitor::Script;
 
 /// Scripts that may run at a time: each is a process, and often several.
 const AT_ONCE: usize = 64;

@@ -1,5 +1,6 @@
 //! A TLS handshake over TCP (rustls with ring).
 
+use std::io::ErrorKind;
 use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use tokio_rustls::client::TlsStream;
 
 use super::outcome::{Bad, Deadline, Good, Outcome};
 use super::tcp;
-use crate::control::model::probe::Tls;
+use super::tls_words::words_of;
+use crate::control::model::monitor::Tls;
 
 /// Where Debian's package ca-certificates has the system's authorities.
 const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -61,12 +63,15 @@ impl Handshake {
         let name = self.name.clone().unwrap_or_else(address);
         let handshake = TlsConnector::from(Arc::clone(&self.config)).connect(name, stream);
         let done = deadline.keep("in TLS handshake", handshake).await?;
-        done.map_err(|error| match error.raw_os_error() {
-            Some(_) => match Bad::from(error) {
+        done.map_err(|error| match (words_of(&error), error.kind()) {
+            (Some(why), _) => Bad::Failed(format!("TLS handshake: {why}")),
+            (None, ErrorKind::UnexpectedEof) => {
+                Bad::Failed("TLS handshake: the server closed the connection".to_owned())
+            }
+            (None, _) => match Bad::from(error) {
                 Bad::Failed(why) => Bad::Failed(format!("TLS handshake: {why}")),
                 skipped @ Bad::Skipped(_) => skipped,
             },
-            None => Bad::Failed(format!("TLS handshake: {error}")),
         })
     }
 }

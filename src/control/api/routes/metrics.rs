@@ -1,6 +1,7 @@
 //! `GET /v1/metrics`, as `OpenMetrics` has it; docs/api.md lists the names.
 
 use std::fmt;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -17,8 +18,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::super::desk::Desk;
 use super::super::problem::Problem;
-use super::super::shape::{Member, Monitor, Status, Vip};
+use super::super::shape::{Member, Monitor, Pool, Status, Vip};
 use crate::control::daemon::Daemon;
+use crate::control::health::{OfType, Pace, Times};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -31,8 +33,10 @@ async fn metrics(State(desk): State<Desk>) -> Result<Response, Problem> {
     let known = |daemon: &Daemon| Known {
         status: daemon.status(),
         vips: daemon.vips(),
+        pools: daemon.pools(),
         members: daemon.members(),
         monitors: daemon.monitors(),
+        pace: daemon.pace(),
     };
     let known = desk.ask(known).await?;
     // Thousands of lines: not while others wait.
@@ -53,9 +57,18 @@ async fn metrics(State(desk): State<Desk>) -> Result<Response, Problem> {
 struct Known {
     status: Status,
     vips: Vec<Vip>,
+    pools: Vec<Pool>,
     members: Vec<Member>,
     monitors: Vec<Monitor>,
+    pace: Pace,
 }
+
+/// Upper bounds of the buckets that times are counted in, µs: from what a check on the local network takes to the
+/// longest timeouts.
+const BUCKETS: [u64; 14] = [
+    500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000,
+];
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -88,6 +101,29 @@ impl Metric<'_> {
         }
         Ok(())
     }
+
+    fn times<'t>(
+        &mut self,
+        (name, help): (&str, &str),
+        values: impl Iterator<Item = (Labels, &'t Times)>,
+    ) -> fmt::Result {
+        let unit = Some(&Unit::Seconds);
+        let mut family = self.encoder.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+        for (labels, times) in values {
+            let mut buckets = Vec::with_capacity(BUCKETS.len() + 1);
+            // Each is to have its own; the encoder adds them up.
+            let mut before = 0;
+            for bound in BUCKETS {
+                let up_to = times.up_to(Duration::from_micros(bound));
+                buckets.push((bound as f64 / 1e6, up_to - before));
+                before = up_to;
+            }
+            buckets.push((f64::MAX, times.count() - before));
+            let mut encoder = family.encode_family(&labels)?;
+            encoder.encode_histogram::<Labels>(times.sum().as_secs_f64(), times.count(), &buckets, None)?;
+        }
+        Ok(())
+    }
 }
 
 impl Collector for Known {
@@ -96,8 +132,10 @@ impl Collector for Known {
         self.node(&mut metric)?;
         self.workers(&mut metric)?;
         self.vips(&mut metric)?;
+        self.pools(&mut metric)?;
         self.members(&mut metric)?;
-        self.monitors(&mut metric)
+        self.monitors(&mut metric)?;
+        self.checks(&mut metric)
     }
 }
 
@@ -151,11 +189,23 @@ impl Known {
         metric.counter(("vip", "Bytes received for it", Some(Unit::Bytes)), each(|vip| vip.bytes))
     }
 
+    fn pools(&self, metric: &mut Metric<'_>) -> fmt::Result {
+        let each = |what: fn(&Pool) -> u32| {
+            self.pools.iter().map(move |pool| (vec![("pool", pool.name.clone())], f64::from(what(pool))))
+        };
+        metric.gauge(
+            ("pool_up", "1 if it has its quorum without backups", None),
+            each(|one| (one.state == "up").into()),
+        )?;
+        metric.gauge(("pool_usable_members", "Members that may get new flows", None), each(|one| one.usable))?;
+        metric.gauge(("pool_quorum", "So many must be usable", None), each(|one| one.quorum))
+    }
+
     fn members(&self, metric: &mut Metric<'_>) -> fmt::Result {
         let labels = |one: &Member| vec![("pool", one.pool.clone()), ("member", one.name.clone())];
         let each = |what: fn(&Member) -> u64| self.members.iter().map(move |one| (labels(one), what(one)));
         let gauges = |what: fn(&Member) -> u64| each(what).map(|(labels, value)| (labels, value as f64));
-        metric.gauge(("member_up", "1 if it gets new flows", None), gauges(|one| u64::from(one.state == "up")))?;
+        metric.gauge(("member_up", "1 if it is up", None), gauges(|one| u64::from(one.state == "up")))?;
         metric.gauge(("member_weight", "Its weight", None), gauges(|one| one.weight.into()))?;
         metric.gauge(("member_active_flows", "Flows that are not closing", None), gauges(|one| one.active_flows))?;
         metric.gauge(("member_inactive_flows", "Flows that are closing", None), gauges(|one| one.inactive_flows))?;
@@ -165,34 +215,36 @@ impl Known {
     }
 
     fn monitors(&self, metric: &mut Metric<'_>) -> fmt::Result {
-        // A pool may have two of a type.
-        let labels = |index: usize, one: &Monitor| {
+        let labels = |one: &Monitor| {
             vec![
                 ("pool", one.pool.clone()),
                 ("member", one.member.clone()),
                 ("type", one.kind.clone()),
-                ("number", index.to_string()),
+                ("monitor", one.name.clone()),
             ]
         };
-        let mut number = 0;
-        let mut last = None;
-        let numbered: Vec<(Labels, &Monitor)> = self
-            .monitors
-            .iter()
-            .map(|one| {
-                let same = last.replace((&one.pool, &one.member)) == Some((&one.pool, &one.member));
-                number = if same { number + 1 } else { 0 };
-                (labels(number, one), one)
-            })
-            .collect();
-        let each = |what: fn(&Monitor) -> u64| numbered.iter().map(move |(labels, one)| (labels.clone(), what(one)));
+        let labelled: Vec<(Labels, &Monitor)> = self.monitors.iter().map(|one| (labels(one), one)).collect();
+        let each = |what: fn(&Monitor) -> u64| labelled.iter().map(move |(labels, one)| (labels.clone(), what(one)));
         let is_up = |one: &Monitor| u64::from(one.state == "up");
         metric
             .gauge(("monitor_up", "1 if it is content", None), each(is_up).map(|(labels, up)| (labels, up as f64)))?;
         metric.counter(("monitor_checks", "Checks that counted", None), each(|one| one.checks))?;
         metric.counter(("monitor_failures", "Checks that failed", None), each(|one| one.failures))?;
         metric.counter(("monitor_skipped", "Checks that this host could not make", None), each(|one| one.skipped))?;
-        let took = numbered.iter().filter_map(|(labels, one)| Some((labels.clone(), one.last_milliseconds? / 1000.0)));
+        let took = labelled.iter().filter_map(|(labels, one)| Some((labels.clone(), one.last_milliseconds? / 1000.0)));
         metric.gauge(("monitor_last_duration", "How long the last check took", Some(Unit::Seconds)), took)
+    }
+
+    fn checks(&self, metric: &mut Metric<'_>) -> fmt::Result {
+        let pace = &self.pace;
+        let labels = |one: &OfType| vec![("type", one.kind.to_string())];
+        let each = |what: fn(&OfType) -> u64| pace.types.iter().map(move |one| (labels(one), what(one)));
+        metric.counter(("checks", "Checks that counted", None), each(|one| one.checks))?;
+        metric.counter(("checks_failed", "Checks that failed", None), each(|one| one.failures))?;
+        metric.counter(("checks_skipped", "Checks that this host could not make", None), each(|one| one.skipped))?;
+        let durations = pace.types.iter().map(|one| (labels(one), &one.durations));
+        metric.times(("check_duration", "How long checks took, failed ones too"), durations)?;
+        let lateness = std::iter::once((Labels::new(), &pace.lateness));
+        metric.times(("check_lateness", "How much later than due checks began"), lateness)
     }
 }

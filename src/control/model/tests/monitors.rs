@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::probe::{Dns, Exchange, Http, Probe, Rcode, Script, Tls};
+use super::super::monitor::{Dns, Exchange, Http, Probe, Rcode, Script, Tls};
 use super::super::{Combine, Damping, Model, Monitor, Policy, Start, StatusRange};
 use super::{errors_of, good};
 

@@ -1,14 +1,33 @@
-//! What monitors ask of members: the settings of every type, read from the file and kept in the model.
+//! A monitor: what it asks of members, and how often. The settings of every type, read from the file and kept in the
+//! model.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::reader::{Field, Table, Value};
-use super::value::{
+use super::super::reader::{Field, Table, Value};
+use super::super::value::{
     Argument, HeaderText, HostName, Pattern, Payload, QueryName, RecordName, RequestPath, StatusRange, Token,
 };
-use super::word::{MonitorType, Word};
+use super::super::word::{MonitorType, Word};
+
+/// A check that every member of a pool undergoes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Monitor {
+    /// What is asked.
+    pub probe: Probe,
+    /// Between the beginnings of two checks of one member; 10 ms to 1 h.
+    pub interval: Duration,
+    /// How long a check may take; no longer than `interval`.
+    pub timeout: Duration,
+    /// Successes in a row after which a member that was down is up.
+    pub rise: u16,
+    /// Failures in a row after which a member that was up is down.
+    pub fall: u16,
+    /// Its own port.
+    pub port: Option<u16>,
+}
 
 /// What is asked, and which answer is good.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -186,7 +205,7 @@ impl Probe {
 
     /// Reads the keys of one type. `None` if one is wrong or missing: that has been reported. All keys are taken before
     /// the first that is wrong spoils the whole.
-    pub(super) fn read(kind: MonitorType, table: &mut Table<'_, '_>) -> Option<Probe> {
+    pub(in crate::control) fn read(kind: MonitorType, table: &mut Table<'_, '_>) -> Option<Probe> {
         match kind {
             MonitorType::Ping => Some(Probe::Ping),
             MonitorType::Tcp => Exchange::read(table).map(Probe::Tcp),

@@ -1,32 +1,15 @@
-//! Monitors and what a pool makes of them: whether they fit together.
+//! What a pool makes of its monitors, and whether they fit together.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use super::super::file;
-use super::super::probe::Probe;
 use super::super::reader::{Field, Wrong, nearest, quoted};
 use super::super::report::{Errors, Scope};
 use super::super::value::{Interval, spelt};
 use super::super::word::{Combine, Scheduler, Start};
+use super::monitor::{Monitor, Probe};
 use super::{PoolIndex, VipPort};
-
-/// A check that every member of a pool undergoes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Monitor {
-    /// What is asked.
-    pub probe: Probe,
-    /// Between the beginnings of two checks of one member; 10 ms to 1 h.
-    pub interval: Duration,
-    /// How long a check may take; no longer than `interval`.
-    pub timeout: Duration,
-    /// Successes in a row after which a member that was down is up.
-    pub rise: u16,
-    /// Failures in a row after which a member that was up is down.
-    pub fall: u16,
-    /// Its own port.
-    pub port: Option<u16>,
-}
 
 /// What a pool makes of its monitors, and what it does when few of its members are up.
 #[derive(Clone, Debug, PartialEq, Eq)]
