@@ -15,13 +15,13 @@ use super::announce::arp::Announcer;
 use super::api::desk::Clerk;
 use super::api::door::Doors;
 use super::api::serve::serve;
-use super::compile::{Compiled, MemberState, MemberStatus, NotReachable, Plan};
+use super::compile::{self, Compiled, MemberState, MemberStatus, Plan};
 use super::events::Events;
 use super::fit::{self, Fit, Unfit};
 use super::health::Checker;
 use super::identity::{Identities, NoIds};
 use super::model::Model;
-use super::neighbor::{Link, Network, Unresolved, WatchError, Watcher};
+use super::neighbor::{Link, Network, WatchError, Watcher};
 use super::plane::{self, Misfit, PATIENCE_WITH_OURSELVES, Place, Plane, PlaneError, Shared};
 use super::privileges;
 use super::publish::WorkerStuck;
@@ -35,6 +35,7 @@ use crate::dataplane::port::steering::SteeringCounters;
 use apply::Proposal;
 
 mod apply;
+mod members;
 mod view;
 
 pub use apply::Refused;
@@ -260,11 +261,11 @@ impl Daemon {
             problems: Vec::new(),
             statistics: Statistics::default(),
         };
-        let compiled = daemon.compile();
-        if !compiled.problems.is_empty() {
-            return Err(DaemonError::Config(compiled.problems.join("\npointsman: ")));
-        }
         let network = Arc::clone(&daemon.network);
+        let problems = compile::problems(&daemon.plan.model, &network);
+        if !problems.is_empty() {
+            return Err(DaemonError::Config(problems.join("\npointsman: ")));
+        }
         daemon.bring_up(&network)?;
         daemon.checker.adopt_orphans();
         daemon.checker.follow(&daemon.plan.model);
@@ -556,29 +557,6 @@ impl Daemon {
     fn announce(&mut self) {
         if let Some(plane) = &self.plane {
             self.announcer.announce(Instant::now(), |interface, frame| plane.publisher().send(interface, frame));
-        }
-    }
-
-    fn say_members(&mut self, members: &[MemberStatus]) {
-        for member in members {
-            if self.said.get(&member.name).is_some_and(|said| said.state == member.state) {
-                continue;
-            }
-            // Nothing is wrong yet while the kernel is asking.
-            let is_asked_for = member.state == MemberState::Unresolved(NotReachable::Unresolved(Unresolved::Resolving));
-            let is_wrong = matches!(member.state, MemberState::Unresolved(_) | MemberState::Down { .. });
-            if is_wrong && !is_asked_for {
-                warn!("member {} {}", member.name, member.state);
-            } else {
-                info!("member {} {}", member.name, member.state);
-            }
-            let name = &member.name;
-            let word = |state: &MemberState| view::state_of(state).0.to_owned();
-            let before = self.said.get(name).map(|said| word(&said.state));
-            let reason = view::state_of(&member.state).1.unwrap_or_default();
-            self.events.add("member", name, (before, Some(word(&member.state))), reason);
-            let said = Said { state: member.state.clone(), since: SystemTime::now() };
-            self.said.insert(member.name.clone(), said);
         }
     }
 
