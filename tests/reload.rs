@@ -233,8 +233,8 @@ fn a_bad_file_changes_nothing_and_the_next_good_one_is_taken() {
     refused(&lab, &balancer, "no = [toml", "not reloaded: ");
     let restart =
         format!("[dataplane]\nflows_v4 = 2048\nbusy_poll = true\n{}", good.replace("weight = 1", "weight = 7"));
-    let words = "not reloaded: dataplane.busy_poll false → true, dataplane.flows_v4 1048576 → 2048 need a restart (everything \
-                 else in it can be changed without one); nothing has changed";
+    let words = "not reloaded: dataplane.busy_poll false → true, dataplane.flows_v4 1048576 → 2048 need a restart (the \
+                 rest does not); nothing has changed";
     refused(&lab, &balancer, &restart, words);
     let elsewhere = good.replace("\"eth0\"", "\"eth7\"");
     refused(&lab, &balancer, &elsewhere, "not reloaded: interface eth7: does not exist on this host");

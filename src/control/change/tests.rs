@@ -67,7 +67,9 @@ fn rows() -> Vec<Row> {
         (
             "\"a\"",
             "\"b\"".into(),
-            &["~ node.hash_seed differs (not shown) (nearly every new flow goes to another member)"],
+            &[
+                "~ node.hash_seed differs (not shown) (new flows are spread anew: with n members one in n stays where it was)",
+            ],
         ),
         ("[node]", "[node]\nname = \"x\"".into(), &["~ node.name none → \"x\""]),
         (

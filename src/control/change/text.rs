@@ -82,7 +82,9 @@ impl fmt::Display for Setting {
         let note = match self.effect {
             Effect::Restart => " (needs a restart)",
             Effect::Interrupts => " (packets wait for a moment: the sockets are opened anew)",
-            Effect::Live if self.reseeds() => " (nearly every new flow goes to another member)",
+            Effect::Live if self.reseeds() => {
+                " (new flows are spread anew: with n members one in n stays where it was)"
+            }
             Effect::Live => "",
         };
         write!(formatter, "{}{note}", self.key)

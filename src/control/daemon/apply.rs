@@ -30,7 +30,7 @@ use crate::dataplane::port::nic;
 pub enum Refused {
     /// It changes what only a start can.
     #[error(
-        "{} {} a restart (everything else in it can be changed without one)",
+        "{} {} a restart (the rest does not)",
         list(.0),
         if .0.len() == 1 { "needs" } else { "need" }
     )]
@@ -353,8 +353,8 @@ fn say(verb: &str, result: Result<Change, Refused>) -> (String, Result<Change, R
     info!("{words}");
     if change.reseeds() {
         warn!(
-            "node.hash_seed is another: nearly every new flow goes to another member than before, and so does every flow \
-             that the connection table does not hold; all nodes that share VIPs need the same one"
+            "node.hash_seed is another: new flows are spread anew, and so are those that the connection table does not \
+             hold (of n members' flows one in n goes where it went before); all nodes that share VIPs need the same one"
         );
     }
     (words, result)
