@@ -99,6 +99,9 @@ fn together(words: &str, members: &[&MemberStatus]) -> String {
 mod tests {
     use super::*;
 
+    /// Members with news, the lines that tell them, and whether each line tells of something wrong.
+    type Row<'a> = (Vec<MemberStatus>, &'a [(bool, &'a str)]);
+
     fn members(count: usize, state: &MemberState) -> Vec<MemberStatus> {
         (1..=count).map(|one| MemberStatus { name: format!("web/web{one}"), state: state.clone() }).collect()
     }
@@ -112,7 +115,7 @@ mod tests {
         let unresolved = |reason| MemberState::Unresolved(NotReachable::Unresolved(reason));
         let gone = || unresolved(Unresolved::LinkMissing { interface: "eth1".into() });
         let refused = MemberState::Down { reason: "tcp: connection refused".into() };
-        let rows: [(Vec<MemberStatus>, &[(bool, &str)]); 6] = [
+        let rows: [Row<'_>; 6] = [
             (members(1, &gone()), &[(true, "member web/web1 unresolved: eth1 does not exist")]),
             (members(2, &gone()), &[(true, "2 members unresolved: eth1 does not exist (web/web1, web/web2)")]),
             (

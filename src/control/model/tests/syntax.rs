@@ -91,8 +91,7 @@ name = "we b""#,
     ),
     (
         "members above the first of two pools",
-        r#"[[vip]]
-"#,
+        "[[vip]]\n",
         r#"[[pool.member]]
 name = "web1"
 address = "203.0.113.4"
