@@ -2,6 +2,8 @@
 //!
 //! Topology of every test: see `pointsman::lab`. The real binary is told to read its file again.
 
+#[path = "support/api.rs"]
+mod api;
 #[path = "support/lab.rs"]
 mod support;
 
@@ -13,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use api::request;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pointsman::lab::{Lab, Layout, Load, LoadReport, Process, Service, Topology, wait_until};
@@ -159,6 +162,19 @@ fn taken(balancer: &Process) -> (u64, usize) {
 
 #[test]
 fn a_thousand_reloads_under_load_cost_an_unrelated_vip_nothing() {
+    a_thousand_under_load(reload);
+}
+
+#[test]
+fn a_thousand_applies_under_load_cost_an_unrelated_vip_nothing() {
+    a_thousand_under_load(|lab, _, config, name| {
+        let config = config.replacen("name = \"lab\"", &format!("name = \"{name}\""), 1);
+        let answer = request(lab, "POST", "/v1/apply", "", &config);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    });
+}
+
+fn a_thousand_under_load(change: impl Fn(&Lab, &Process, &str, &str)) {
     const RELOADS: usize = 1000;
     const WARM: usize = 300;
     let vips = (50..90).map(vip).collect();
@@ -188,7 +204,7 @@ fn a_thousand_reloads_under_load_cost_an_unrelated_vip_nothing() {
         let steady = scope.spawn(|| load_until(&lab, 50, &stop));
         let busy = scope.spawn(|| load_until(&lab, 52, &stop));
         for round in 1..=RELOADS {
-            reload(&lab, &balancer, &config(round), &format!("r{round}"));
+            change(&lab, &balancer, &config(round), &format!("r{round}"));
             if round == WARM {
                 warm = taken(&balancer);
             }
@@ -197,7 +213,7 @@ fn a_thousand_reloads_under_load_cost_an_unrelated_vip_nothing() {
         (steady.join().expect("a thread"), busy.join().expect("a thread"))
     });
     let (seconds, end) = (started.elapsed().as_secs_f64(), taken(&balancer));
-    println!("{RELOADS} reloads in {seconds:.1} s, {:.1} ms each", 1000.0 * seconds / RELOADS as f64);
+    println!("{RELOADS} changes in {seconds:.1} s, {:.1} ms each", 1000.0 * seconds / RELOADS as f64);
     println!("unrelated VIP: {} requests, failures: {:?}", steady.0, steady.1);
     println!("VIP whose members come and go: {} requests, {} rounds with failures", busy.0, busy.1.len());
     println!("after {WARM}: {} KiB, {} files; after {RELOADS}: {} KiB, {} files", warm.0, warm.1, end.0, end.1);

@@ -2,10 +2,12 @@
 //!
 //! - `plan`: the VIPs, and how many requests each gets
 //! - `served`: what was measured at one VIP
+//! - `incident`: what is done to the balancer and its members meanwhile
 //! - `outcome`: everything together, for people and for programs
 //! - `check`: one thing that must hold
 
 mod check;
+mod incident;
 mod outcome;
 mod plan;
 mod served;
@@ -19,6 +21,7 @@ use anyhow::Context as _;
 use clap::builder::RangedU64ValueParser;
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::incident::{can_spare, happen};
 use self::outcome::Outcome;
 use self::plan::{Forward, Method, Part};
 use self::served::{Packets, Served};
@@ -116,7 +119,7 @@ fn run(arguments: &DemoArguments, weights: &[u16]) -> anyhow::Result<bool> {
     let topology = topology(&parts, weights.len(), arguments.queues);
     screen.line("Building a lab of network namespaces; all of it vanishes with this command.");
     let lab = Lab::build(&topology)?;
-    let servers = lab.spawn_member_servers()?;
+    let mut servers = lab.spawn_member_servers()?;
     screen.line(&picture(&lab, &parts, weights));
     let services: Vec<Service> = parts.iter().map(|part| part.service(weights)).collect();
     let mut balancer = lab.spawn_balancer(&lab.config(&services))?;
@@ -136,6 +139,14 @@ fn run(arguments: &DemoArguments, weights: &[u16]) -> anyhow::Result<bool> {
         served.push(send(&lab, *part, limit_seconds, weights, &mut screen)?);
     }
     screen.line("");
+    let incident = match can_spare(weights) {
+        Some(members) => Some(happen(&lab, (parts[0], &services), members, &mut servers, &screen)?),
+        None => {
+            screen.line("Nobody is killed or drained: that takes two members that get requests.");
+            None
+        }
+    };
+    screen.line("");
 
     let kept_ok = arguments.keep.then(|| balancer.status().is_none());
     let stopped = match kept_ok {
@@ -143,7 +154,7 @@ fn run(arguments: &DemoArguments, weights: &[u16]) -> anyhow::Result<bool> {
         Some(running) => running.then_some("still running".to_owned()).ok_or("it has ended".to_owned()),
         None => stop(&mut balancer)?,
     };
-    let outcome = Outcome { served, concurrency: CONCURRENCY, attached, stopped };
+    let outcome = Outcome { served, incident, concurrency: CONCURRENCY, attached, stopped };
     if arguments.json {
         println!("{:#}", outcome.json());
     } else {

@@ -33,7 +33,8 @@ pub(super) fn events(EventsArguments { follow, after, client }: &EventsArguments
     result.map_or_else(|error| error.say(), |()| ExitCode::SUCCESS)
 }
 
-fn sentence(event: &Event) -> String {
+/// A line for people.
+pub(super) fn sentence(event: &Event) -> String {
     let Event { time, kind, subject, from, to, reason, .. } = event;
     let change = match (from, to) {
         (Some(from), Some(to)) => format!(" {from} → {to}"),

@@ -11,10 +11,17 @@ use super::client::{Ask, ClientArguments, ClientError, finish, pretty};
 use super::status::duration;
 use super::table::Table;
 use crate::control::api::problem::Problem;
-use crate::control::api::shape::{Member, MemberPatch};
+use crate::control::api::shape::{Flow, Member, MemberPatch};
 
 /// Between two looks at a member that drains.
 const POLL: Duration = Duration::from_millis(500);
+
+/// Between two lines about it: when its flows have become fewer, and when they have not.
+const CHANGED: Duration = Duration::from_secs(2);
+const UNCHANGED: Duration = Duration::from_secs(10);
+
+/// With more flows nobody asks yet how long each has been idle: the table is walked through for that.
+const FEW: u64 = 10_000;
 
 /// What is done with members.
 #[derive(Subcommand)]
@@ -138,7 +145,7 @@ fn edit(name: &str, patch: &MemberPatch, client: &ClientArguments) -> Result<Str
 /// Says how many flows are left as they become fewer, and when there is none.
 fn wait_until_drained(name: &str, timeout: Option<u64>, client: &ClientArguments) -> ExitCode {
     let started = Instant::now();
-    let mut said = None;
+    let mut said: Option<(u64, Instant)> = None;
     loop {
         let member = match path(name).and_then(|path| client.get::<Member>(&path)) {
             Ok((_, member)) => member,
@@ -162,14 +169,32 @@ fn wait_until_drained(name: &str, timeout: Option<u64>, client: &ClientArguments
             let detail = format!("{name} still has {left} flows after {}", duration(seconds));
             return ClientError::Problem(Box::new(Problem::new(408, detail))).say();
         }
-        if said != Some(left) && !client.json {
+        let is_due = said.is_none_or(|(before, when)| {
+            let pause = if before == left { UNCHANGED } else { CHANGED };
+            when.elapsed() >= pause
+        });
+        if is_due && !client.json {
             let (active, closing) = (member.active_flows, member.inactive_flows);
+            let idle = if left <= FEW { idle(name, client).unwrap_or_default() } else { String::new() };
             // A reader such as `head` may have seen enough.
-            let _ = writeln!(std::io::stdout(), "{name}: {active} flows left, {closing} closing");
+            let _ = writeln!(std::io::stdout(), "{name}: {active} flows left, {closing} closing{idle}");
+            said = Some((left, Instant::now()));
         }
-        said = Some(left);
         std::thread::sleep(POLL);
     }
+}
+
+/// How long a member's flows have had no packet: whoever waits for them sees whether anybody still uses them.
+fn idle(name: &str, client: &ClientArguments) -> Option<String> {
+    let mut range: Option<(f64, f64)> = None;
+    let read = client.stream(&format!("/v1/flows?member={}", super::path_segment(name)), |line| {
+        if let Ok(Flow { idle_seconds: idle, .. }) = serde_json::from_str(line) {
+            range = Some(range.map_or((idle, idle), |(least, most)| (idle.min(least), idle.max(most))));
+        }
+        true
+    });
+    let (least, most) = read.ok().and(range)?;
+    Some(format!("; last packets {} to {} ago", duration(least as u64), duration(most as u64)))
 }
 
 /// Where a member is.

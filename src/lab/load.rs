@@ -37,6 +37,9 @@ pub struct Load {
     /// Connections at a time
     #[arg(long, default_value_t = 64)]
     pub concurrency: u64,
+    /// Connections begun in a second at most; 0: as fast as they end
+    #[arg(long, default_value_t = 0)]
+    pub rate: u64,
     /// Requests on each connection
     #[arg(long, default_value_t = 1)]
     pub requests: u64,
@@ -61,6 +64,7 @@ impl Default for Load {
             mode: Mode::Get,
             connections: 1000,
             concurrency: 64,
+            rate: 0,
             requests: 1,
             bytes: 1_000_000,
             sources: Vec::new(),
@@ -73,8 +77,8 @@ impl Default for Load {
 impl Load {
     /// The command line that means this load.
     pub(super) fn arguments(&self) -> Vec<String> {
-        let Self { target, mode, connections, concurrency, requests, bytes, sources, patience_seconds, limit_seconds } =
-            self;
+        let Self { target, mode, connections, concurrency, rate, requests, bytes, sources, .. } = self;
+        let Self { patience_seconds, limit_seconds, .. } = self;
         let mode = match mode {
             Mode::Get => "get",
             Mode::Transfer => "transfer",
@@ -85,6 +89,7 @@ impl Load {
             format!("--mode={mode}"),
             format!("--connections={connections}"),
             format!("--concurrency={concurrency}"),
+            format!("--rate={rate}"),
             format!("--requests={requests}"),
             format!("--bytes={bytes}"),
             format!("--patience-seconds={patience_seconds}"),
@@ -106,6 +111,8 @@ pub struct LoadReport {
     pub failures: u64,
     /// How often each kind of failure happened.
     pub failure_counts: BTreeMap<String, u64>,
+    /// When the last failure happened, in milliseconds since the start.
+    pub last_failure_ms: Option<u64>,
     /// The first few failures, with the connection that had them.
     pub first_failures: Vec<String>,
     /// Connections by the member that answered on them.
@@ -200,6 +207,7 @@ mod tests {
             mode: Mode::Udp,
             connections: 7,
             concurrency: 6,
+            rate: 8,
             requests: 5,
             bytes: 4,
             sources: vec!["192.0.2.10".parse().unwrap(), "192.0.2.11".parse().unwrap()],

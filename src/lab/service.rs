@@ -23,6 +23,10 @@ pub struct Service {
     pub scheduler: &'static str,
     /// The weights of the lab's first members: as many members as there are weights.
     pub weights: Vec<u16>,
+    /// Further lines of its `[[vip]]`.
+    pub vip_lines: &'static str,
+    /// Further lines of its `[[pool]]`, monitors included.
+    pub pool_lines: &'static str,
 }
 
 impl Service {
@@ -36,6 +40,8 @@ impl Service {
             forward: "dr",
             scheduler: "maglev",
             weights: weights.to_vec(),
+            vip_lines: "",
+            pool_lines: "",
         }
     }
 
@@ -56,13 +62,13 @@ pub(super) fn config(topology: &Topology, directory: &Path, dataplane: &[&str], 
     for interface in topology.layout.balancer_interfaces() {
         let _ = write!(toml, "\n[[interface]]\nname = \"{interface}\"\n");
     }
-    for Service { name, address, protocol, port, forward, scheduler, weights } in services {
+    for Service { name, address, protocol, port, forward, scheduler, weights, vip_lines, pool_lines } in services {
         let port = port.map_or_else(|| "\"any\"".to_owned(), |port| port.to_string());
         let _ = write!(
             toml,
             "\n[[vip]]\nname = \"{name}\"\naddress = \"{address}\"\nprotocol = \"{protocol}\"\nport = {port}\n\
-             pool = \"{name}\"\nannounce = \"arp\"\n\
-             \n[[pool]]\nname = \"{name}\"\nforward = \"{forward}\"\nscheduler = \"{scheduler}\"\n"
+             pool = \"{name}\"\nannounce = \"arp\"\n{vip_lines}\
+             \n[[pool]]\nname = \"{name}\"\nforward = \"{forward}\"\nscheduler = \"{scheduler}\"\n{pool_lines}"
         );
         for (index, weight) in weights.iter().enumerate() {
             let _ = write!(

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::check::Check;
+use super::incident::Incident;
 use super::per_second;
 use super::served::{Packets, Served, Share, members_json};
 use crate::lab::Latency;
@@ -13,6 +14,8 @@ use crate::lab::Latency;
 pub(super) struct Outcome {
     /// VIP by VIP, one after the other; at least one.
     pub(super) served: Vec<Served>,
+    /// What happened then, if there were members enough for it.
+    pub(super) incident: Option<Incident>,
     /// Connections at a time.
     pub(super) concurrency: u64,
     /// The balancer's own words about what it attached.
@@ -63,6 +66,7 @@ impl Outcome {
             "requests_by_client": requests_by_client,
             "packets": packets.json(),
             "vips": self.served.iter().map(Served::json).collect::<Vec<_>>(),
+            "incident": self.incident.as_ref().map(Incident::json),
             "attached": self.attached,
             "checks": self.checks_json(),
         })
@@ -77,8 +81,10 @@ impl Outcome {
         }
     }
 
-    fn checks(&self) -> [Check; 2] {
-        [self.modes_known(), self.stopped()]
+    fn checks(&self) -> Vec<Check> {
+        let mut checks = self.incident.as_ref().map(Incident::checks).unwrap_or_default();
+        checks.extend([self.modes_known(), self.stopped()]);
+        checks
     }
 
     /// Every check there is; `vip` is null in those about the balancer as a whole.
@@ -185,6 +191,7 @@ mod tests {
     fn well() -> Outcome {
         Outcome {
             served: vec![served(Method::Dr, 20_000, 6700), served(Method::Ipip, 10_000, 3400)],
+            incident: None,
             concurrency: 64,
             attached: vec!["attached eth0 native copy queue 0".to_owned()],
             stopped: Ok("stopped".to_owned()),

@@ -16,6 +16,9 @@ const WAITING: usize = 64;
 /// Streams at a time, of each listener.
 const STREAMS: usize = 32;
 
+/// Large bodies that are read at a time.
+const LARGE_BODIES: usize = 4;
+
 /// Something to be answered from what the daemon knows, in a moment.
 pub(in crate::control) type Question = Box<dyn FnOnce(&Daemon) + Send>;
 
@@ -49,6 +52,7 @@ pub(super) struct Desk {
     orders: mpsc::Sender<Order>,
     questions: mpsc::Sender<Question>,
     streams: Arc<Semaphore>,
+    large_bodies: Arc<Semaphore>,
 }
 
 /// The control thread's side.
@@ -65,7 +69,12 @@ pub(super) fn desk() -> (Desk, Clerk) {
     let (sender, questions) = mpsc::channel(WAITING);
     let (orders_sender, orders) = mpsc::channel(WAITING);
     (
-        Desk { questions: sender, orders: orders_sender, streams: Arc::new(Semaphore::new(STREAMS)) },
+        Desk {
+            questions: sender,
+            orders: orders_sender,
+            streams: Arc::new(Semaphore::new(STREAMS)),
+            large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
+        },
         Clerk { questions, orders },
     )
 }
@@ -79,6 +88,11 @@ impl Desk {
     /// A permit for each stream.
     pub(super) fn streams(&self) -> Arc<Semaphore> {
         Arc::clone(&self.streams)
+    }
+
+    /// A permit for each large body.
+    pub(super) fn large_bodies(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.large_bodies)
     }
 
     /// Has the daemon change something; returns when it is so, and on the disk.

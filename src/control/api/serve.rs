@@ -73,7 +73,7 @@ async fn accept_unix(listener: UnixListener, router: Router) {
     let mut connections = Connections::default();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => connections.take(stream, &router),
+            Ok((stream, _)) => connections.take(stream, &router).await,
             Err(error) => out_of_descriptors(&error).await,
         }
     }
@@ -83,7 +83,7 @@ async fn accept_tcp(listener: TcpListener, router: Router) {
     let mut connections = Connections::default();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => connections.take(stream, &router),
+            Ok((stream, _)) => connections.take(stream, &router).await,
             Err(error) => out_of_descriptors(&error).await,
         }
     }
@@ -106,7 +106,7 @@ struct Connection {
 }
 
 impl Connections {
-    fn take(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: &Router) {
+    async fn take(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: &Router) {
         let open = &mut self.0;
         open.retain(|one| !one.task.is_finished());
         if open.len() >= CONNECTIONS {
@@ -116,6 +116,8 @@ impl Connections {
             let Some(idle) = idle else { return };
             if let Some(closed) = open.remove(idle) {
                 closed.task.abort();
+                // Its file is closed when it has had its turn, and not many are to wait for that.
+                tokio::task::yield_now().await;
             }
         }
         let working = Arc::new(AtomicUsize::new(0));

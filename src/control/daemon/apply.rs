@@ -75,9 +75,9 @@ pub(super) enum Origin {
 
 impl Daemon {
     /// What another configuration would change, and what that comes to for flows; changes nothing. Members that are new
-    /// are taken for reachable.
+    /// are taken for reachable, and new interfaces for fit: only attaching to them would show it.
     pub(in crate::control) fn plan(&self, model: &Model) -> Result<Change, Refused> {
-        let mut change = self.compare(model);
+        let mut change = self.prepare(model)?;
         let ids = self.identities.assign(model)?;
         let mut plan = Plan::with(model.clone(), ids, Some(&self.plan));
         let interfaces = self.interfaces();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use tokio::task::{JoinSet, LocalSet};
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep_until, timeout};
 
 use super::allow_open_files;
 use crate::lab::load::Line;
@@ -99,6 +99,11 @@ impl Client {
                 return;
             }
             self.next.set(number + 1);
+            // Until its turn comes.
+            let turn = (number * 1_000_000)
+                .checked_div(self.load.rate)
+                .map_or(self.started, |micros| self.started + Duration::from_micros(micros));
+            sleep_until(turn.into()).await;
             let patience = Duration::from_secs(self.load.patience_seconds);
             let outcome = timeout(patience, self.connection(number)).await;
             let outcome =
@@ -106,7 +111,10 @@ impl Client {
             let mut tally = self.tally.borrow_mut();
             match outcome {
                 Ok(()) => tally.report.connections += 1,
-                Err(failure) => tally.report.fail(number, failure),
+                Err(failure) => {
+                    tally.report.last_failure_ms = Some(self.started.elapsed().as_millis() as u64);
+                    tally.report.fail(number, failure);
+                }
             }
         }
     }

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{patch, post};
 use http_body_util::BodyExt as _;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::desk::{Desk, Wish};
 use super::super::problem::Problem;
@@ -18,11 +19,14 @@ use super::super::shape::{Applied, MemberPatch};
 use super::{Json, query};
 use crate::control::model::Model;
 
-/// More is no request: a configuration of a thousand VIPs with ten members each has about half of it.
-const BODY: usize = 1 << 20;
+/// More is no request: a configuration of ten thousand VIPs with ten members each has about half of it.
+const BODY: usize = 16 << 20;
 
 /// So much of a body that is too large is read all the same: a client that is still writing would not see the answer.
-const DISCARDED: usize = 4 << 20;
+const DISCARDED: usize = 20 << 20;
+
+/// Of bodies larger than this, few are read at a time: clients together cannot use up the memory.
+const LARGE: usize = 1 << 20;
 
 /// A client that has not sent its body by then is not waited for any more.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,21 +35,23 @@ pub(super) fn routes() -> Router<Desk> {
     Router::new().route("/v1/apply", post(apply)).route("/v1/members/{pool}/{name}", patch(edit))
 }
 
-/// The whole body, if it is text and comes soon.
-async fn read(headers: &HeaderMap, body: Body) -> Result<String, Problem> {
+/// The whole body, if it is text and comes soon; and its place among the large ones, if it has one.
+async fn read(desk: &Desk, headers: &HeaderMap, body: Body) -> Result<(String, Option<OwnedSemaphorePermit>), Problem> {
     let too_large = || Problem::new(413, format!("the body has more than {} MiB", BODY >> 20));
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > DISCARDED as u64) {
         return Err(too_large());
     }
     let late = |_| Problem::new(408, format!("the body has not come within {PATIENCE:?}"));
-    let bytes = tokio::time::timeout(PATIENCE, collect(body)).await.map_err(late)??.ok_or_else(too_large)?;
-    String::from_utf8(bytes).map_err(|_| Problem::new(400, "the body is no UTF-8 text"))
+    let (bytes, place) = tokio::time::timeout(PATIENCE, collect(desk, body)).await.map_err(late)??;
+    let bytes = bytes.ok_or_else(too_large)?;
+    let text = String::from_utf8(bytes).map_err(|_| Problem::new(400, "the body is no UTF-8 text"))?;
+    Ok((text, place))
 }
 
-/// `None`: it is too large.
-async fn collect(mut body: Body) -> Result<Option<Vec<u8>>, Problem> {
-    let (mut bytes, mut seen) = (Vec::new(), 0);
+/// No bytes: they are too many.
+async fn collect(desk: &Desk, mut body: Body) -> Result<(Option<Vec<u8>>, Option<OwnedSemaphorePermit>), Problem> {
+    let (mut bytes, mut seen, mut place) = (Vec::new(), 0, None);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Problem::new(400, format!("the body ends early: {error}")))?;
         let Some(data) = frame.data_ref() else { continue };
@@ -53,11 +59,16 @@ async fn collect(mut body: Body) -> Result<Option<Vec<u8>>, Problem> {
         if seen > DISCARDED {
             break;
         }
+        if seen > LARGE && place.is_none() {
+            place = desk.large_bodies().acquire_owned().await.ok();
+        }
         if seen <= BODY {
             bytes.extend_from_slice(data);
+        } else {
+            bytes = Vec::new();
         }
     }
-    Ok((seen <= BODY).then_some(bytes))
+    Ok(((seen <= BODY).then_some(bytes), place))
 }
 
 /// The revision that must rule.
@@ -89,7 +100,8 @@ async fn apply(
         }
     };
     let revision = if_match(&headers)?;
-    let text: Arc<str> = read(&headers, body).await?.into();
+    let (text, _place) = read(&desk, &headers, body).await?;
+    let text: Arc<str> = text.into();
     let _busy = working.begin();
     // A large one takes its time, and nothing else may wait for it.
     let read = Arc::clone(&text);
@@ -118,9 +130,9 @@ async fn edit(
     body: Body,
 ) -> Result<Response, Problem> {
     let revision = if_match(&headers)?;
-    let text = read(&headers, body).await?;
+    let (text, _) = read(&desk, &headers, body).await?;
     let _busy = working.begin();
-    let patch: MemberPatch = serde_json::from_str(&text).map_err(|error| {
+    let patch: MemberPatch = object(&text).map_err(|error| {
         let field = ["weight", "enabled", "drain"].into_iter().find(|field| is_wrong(&text, field));
         let problem = Problem::new(422, format!("{error} (allowed: weight, enabled, drain)"));
         match field {
@@ -131,6 +143,15 @@ async fn edit(
     let (change, revision) = desk.order(Wish::Edit { pool, member, patch }, revision).await?;
     Ok(Json(Applied { revision, summary: change.summary(), plan: change.to_string(), change }, revision)
         .into_response())
+}
+
+/// An object, and nothing else that serde would make one of (it takes arrays, too).
+fn object(text: &str) -> Result<MemberPatch, serde_json::Error> {
+    let patch = serde_json::from_str(text)?;
+    if text.trim_start().starts_with('{') {
+        return Ok(patch);
+    }
+    Err(serde::de::Error::custom("invalid type: expected an object"))
 }
 
 /// Whether this field alone is wrong already.
