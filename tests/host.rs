@@ -139,6 +139,17 @@ fn somebody_elses_program_is_named() {
     let rest = "\"pointsman_steer\" (see: ip -d link show dev eth0; it is attached by a BPF link, and goes when its \
                 process ends)";
     assert!(words.starts_with(rest), "{log}");
+    // It is waited for, and that is said before the wait and not only after it.
+    let (before, after) = log.split_once("; waiting up to 5 s for it to go").expect(&log);
+    let said = before.lines().last().unwrap_or_default();
+    assert!(said.contains(" WARN eth0: another pointsman is at work here: program "), "{log}");
+    let seconds = |line: &str| -> f64 {
+        let time = line.split_once('T').and_then(|(_, time)| time.split('Z').next()).expect(line);
+        time.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().expect(line))
+    };
+    let first = log.lines().find(|line| line.contains(" INFO pointsman ")).expect(&log);
+    assert!((seconds(said) - seconds(first)).rem_euclid(86_400.0) < 2.0, "{log}");
+    assert!(after.contains("pointsman: eth0: another pointsman is at work here"), "{log}");
 }
 
 #[test]

@@ -170,15 +170,61 @@ fn an_interface_that_vanishes_is_done_without_until_it_is_back() {
     ip(&lab, "link del eth1");
     assert_logs(&balancer, "eth1: it does not exist");
     assert_logs(&balancer, "eth0: served on, by new sockets");
-    assert_logs(&balancer, "member web/member1 unresolved");
-    let gateway = lab.gateway().path();
-    ip(&lab, &format!("link add eth1 type veth peer name balancer-back netns {}", gateway.display()));
-    lab.gateway().run(["ip", "link", "set", "balancer-back", "master", "back", "up"]).expect("ip");
-    ip(&lab, "link set eth1 address 02:00:00:00:00:20 up");
-    ip(&lab, "addr add 203.0.113.10/24 dev eth1");
+    // Their route leaves by eth0 now.
+    assert_logs(&balancer, "3 members unresolved: behind gateway 198.51.100.1; ");
+    recreate_eth1(&lab, 1, 1500);
     assert_logs(&balancer, "eth1: served again");
     assert_forwards_soon(&lab);
     assert!(balancer.stop().expect("stop").success());
+    assert_warnings(
+        &balancer,
+        &[
+            "eth1: it does not exist; nothing is served by it until it does",
+            "3 members unresolved: behind gateway 198.51.100.1; forward = \"dr\" needs the member on-link (web/member1, \
+             web/member2, web/member3)",
+        ],
+    );
+}
+
+/// A warning for each fact, and no more. Whether an interface that vanishes is seen to go down first is chance, and so is
+/// whether its members are seen without it before they are seen behind the other one.
+#[track_caller]
+fn assert_warnings(balancer: &Process, expected: &[&str]) {
+    let log = balancer.log();
+    let warnings = log.iter().filter_map(|line| Some(line.split_once(" WARN ")?.1.trim()));
+    let found: Vec<String> = warnings
+        .filter(|words| !matches!(*words, "eth0 is down" | "eth1 is down") && !words.contains("unresolved: eth1"))
+        .map(|words| words.replace(": eth0 is down", ": eth0 does not exist"))
+        .collect();
+    assert_eq!(found, expected, "{}", log.join("\n"));
+}
+
+#[test]
+fn the_only_interface_is_replaced_with_a_line_for_each_fact() {
+    let Some(lab) = build(&Topology { members: 8, ..topology() }) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&lab.config(&[Service::http(&[1; 8])])).expect("balancer");
+    assert_forwards_soon(&lab);
+    ip(&lab, "link del eth0");
+    assert_logs(&balancer, "eth0: it does not exist");
+    let queues = "numrxqueues 1 numtxqueues 1";
+    let peer = format!("peer name balancer {queues} netns {}", lab.gateway().path().display());
+    ip(&lab, &format!("link add eth0 {queues} type veth {peer}"));
+    lab.gateway().run(["ip", "link", "set", "balancer", "master", "lan", "up"]).expect("ip");
+    ip(&lab, "link set eth0 address 02:00:00:00:00:10 up");
+    ip(&lab, "addr add 198.51.100.10/24 dev eth0");
+    ip(&lab, "route add default via 198.51.100.1");
+    assert_logs(&balancer, "eth0: served again");
+    assert_forwards_soon(&lab);
+    assert!(balancer.stop().expect("stop").success());
+    assert_warnings(
+        &balancer,
+        &[
+            "eth0: it does not exist; nothing is served by it until it does",
+            "8 members unresolved: eth0 does not exist (web/member1, web/member2, web/member3, web/member4, web/member5 \
+             and 3 more)",
+        ],
+    );
 }
 
 #[test]

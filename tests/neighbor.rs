@@ -485,7 +485,7 @@ impl Log {
                 .with_level(false)
                 .with_target(false)
                 .with_ansi(false)
-                .with_max_level(tracing::Level::INFO)
+                .with_max_level(tracing::Level::DEBUG)
                 .with_writer(|| ThreadLog)
                 .finish();
             tracing::subscriber::set_global_default(subscriber).unwrap();

@@ -249,8 +249,8 @@ fn a_bad_file_changes_nothing_and_the_next_good_one_is_taken() {
     refused(&lab, &balancer, "no = [toml", "not reloaded: ");
     let restart =
         format!("[dataplane]\nflows_v4 = 2048\nbusy_poll = true\n{}", good.replace("weight = 1", "weight = 7"));
-    let words = "not reloaded: dataplane.busy_poll false → true (needs a restart), dataplane.flows_v4 1048576 → 2048 \
-                 (needs a restart) (to change that, restart; everything else can be changed without); nothing has changed";
+    let words = "not reloaded: dataplane.busy_poll false → true, dataplane.flows_v4 1048576 → 2048 need a restart (the \
+                 rest does not); nothing has changed";
     refused(&lab, &balancer, &restart, words);
     let elsewhere = good.replace("\"eth0\"", "\"eth7\"");
     refused(&lab, &balancer, &elsewhere, "not reloaded: interface eth7: does not exist on this host");
@@ -362,7 +362,7 @@ fn persistence_may_be_asked_for_while_it_runs() {
     reload(&lab, &balancer, &persistent, "a");
     assert_eq!(load(&lab, 50, 200).connections_by_member.len(), 1, "one client, one member");
     let resized = format!("[dataplane]\npersistence_v4 = 2048\n{persistent}");
-    refused(&lab, &balancer, &resized, "dataplane.persistence_v4 262144 → 2048 (needs a restart)");
+    refused(&lab, &balancer, &resized, "dataplane.persistence_v4 262144 → 2048 needs a restart");
     reload(&lab, &balancer, &config, "b");
     assert_eq!(load(&lab, 50, 200).connections_by_member.len(), 3);
 }

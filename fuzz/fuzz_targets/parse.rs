@@ -1,12 +1,19 @@
-//! The door: whatever comes in, it is named or refused, and everything that is said of it lies inside the frame.
+//! The door: whatever comes in, it is named or refused, and everything that is said of it lies inside the frame; what is
+//! read at a glance is what careful reading finds.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use pointsman::dataplane::glance::{Glance, glance};
 use pointsman::dataplane::parse::{ETHERNET_LENGTH, ICMP_LENGTH, Parsed, parse};
 
 fuzz_target!(|frame: &[u8]| {
-    match parse(frame) {
+    let parsed = parse(frame);
+    if let Some(seen) = glance(frame) {
+        let Ok(Parsed::Flow { key, length, flags }) = parsed else { panic!("{seen:?} at a glance, and {parsed:?}") };
+        assert_eq!(seen, Glance::careful(&key, length, flags));
+    }
+    match parsed {
         Ok(Parsed::Flow { key, length, .. }) => {
             assert!(ETHERNET_LENGTH + usize::from(length) <= frame.len());
             // IPv4 header and the shortest transport header.

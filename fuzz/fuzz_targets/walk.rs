@@ -21,7 +21,7 @@ const FRAMES: usize = 16;
 fuzz_target!(|input: &[u8]| {
     let Ok(mailbox) = Mailbox::new() else { return };
     let mailbox = Arc::new(mailbox);
-    let counters = Arc::new(Counters::new(5, 6));
+    let counters = Arc::new(Counters::new());
     let mut worker = Worker::new(Parts {
         ports: vec![MemoryPort::new(FRAMES / 2)],
         frames: frames(FRAMES, 2048),

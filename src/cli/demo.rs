@@ -44,7 +44,7 @@ const CONCURRENCY: u64 = 64;
 /// Options of `demo`.
 #[derive(clap::Args)]
 pub struct DemoArguments {
-    /// HTTP requests to send, each on a connection of its own
+    /// HTTP requests to send, 1000 to 1000000, each on a connection of its own
     #[arg(long, value_name = "N", default_value_t = 30_000, value_parser = RangedU64ValueParser::<u64>::new().range(1000..=1_000_000))]
     requests: u64,
     /// How requests reach the members; with both, a third of them goes by IPIP

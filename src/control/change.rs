@@ -19,6 +19,9 @@ pub use impact::{Impact, impact};
 /// Stands for what a log and a table had better not have: seeds, credentials. (That it differs is said.)
 const HIDDEN: &str = "(not shown)";
 
+/// The key whose change moves flows although it says nothing of them.
+const HASH_SEED: &str = "node.hash_seed";
+
 /// Everything that differs. As JSON its keys are stable.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Change {
@@ -141,6 +144,17 @@ impl Change {
     pub fn needs_restart(&self) -> impl Iterator<Item = &Setting> {
         self.settings.iter().filter(|setting| setting.effect == Effect::Restart)
     }
+
+    /// Whether the hash seed is another, so that hashing gives nearly every flow another member.
+    pub fn reseeds(&self) -> bool {
+        self.settings.iter().any(Setting::reseeds)
+    }
+}
+
+impl Setting {
+    fn reseeds(&self) -> bool {
+        self.key.key == HASH_SEED
+    }
 }
 
 /// The settings that differ, so far.
@@ -158,7 +172,7 @@ impl Settings {
         self.add("node.name", name.clone(), new.name.clone(), Effect::Live);
         self.add("node.state_dir", path(state_dir), path(&new.state_dir), Effect::Restart);
         let mut seed = Keys(Vec::new());
-        seed.add_shown("node.hash_seed", *hash_seed != new.hash_seed, HIDDEN.into(), HIDDEN.into());
+        seed.add_shown(HASH_SEED, *hash_seed != new.hash_seed, HIDDEN.into(), HIDDEN.into());
         self.0.extend(seed.0.into_iter().map(|key| Setting { key, effect: Effect::Live }));
     }
 

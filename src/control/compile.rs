@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::num::NonZeroU32;
+use std::num::{NonZero, NonZeroU32};
 use std::sync::Arc;
 use std::time::Instant;
+use std::{panic, thread};
 
 use super::announce::arp::Announcement;
 use super::health::{Finding, Health};
@@ -231,7 +232,7 @@ impl Plan {
             .flat_map(|before| before.model.pools.iter().zip(&before.layouts))
             .map(|(pool, layout)| (pool.name.as_str(), (pool, layout)))
             .collect();
-        let lay_out = |(pool, ids): (&Pool, &Vec<MemberId>)| {
+        let lay_out = |pool: &Pool, ids: &[MemberId]| {
             let candidates = candidates(pool, &weights(pool, &health), ids);
             match old.get(pool.name.as_str()) {
                 Some((before, layout)) if layout.candidates == candidates => {
@@ -242,7 +243,9 @@ impl Plan {
                 _ => PoolLayout { layout: Arc::new(Layout::new(&candidates)), candidates, laid: None },
             }
         };
-        let layouts = model.pools.iter().zip(&ids.members).map(lay_out).collect();
+        // Later the workers have the cores, and only what differs is laid out.
+        let threads = if before.is_none() { thread::available_parallelism().map_or(1, NonZero::get) } else { 1 };
+        let layouts = lay_out_all(&model.pools, &ids.members, threads, lay_out);
         let mut standings = before.map(|before| before.standings.clone()).unwrap_or_default();
         let names: HashSet<&str> = model.pools.iter().map(|pool| pool.name.as_str()).collect();
         standings.retain(|name, _| names.contains(name.as_str()));
@@ -500,6 +503,32 @@ impl Plan {
     fn problems(&self, network: &Network) -> Vec<String> {
         problems(&self.model, network)
     }
+}
+
+/// Pools that are worth a thread of their own: laying one out takes a millisecond, starting a thread a tenth of one.
+const POOLS_PER_THREAD: usize = 16;
+
+/// Has `lay_out` lay each pool out with its members' ids, on so many threads at most.
+fn lay_out_all<R: Send>(
+    pools: &[Pool],
+    ids: &[Vec<MemberId>],
+    threads: usize,
+    lay_out: impl Fn(&Pool, &[MemberId]) -> R + Sync,
+) -> Vec<R> {
+    let threads = threads.min(pools.len() / POOLS_PER_THREAD).max(1);
+    let part = |pools: &[Pool], ids: &[Vec<MemberId>]| -> Vec<R> {
+        pools.iter().zip(ids).map(|(pool, ids)| lay_out(pool, ids)).collect()
+    };
+    if threads == 1 {
+        return part(pools, ids);
+    }
+    let size = pools.len().div_ceil(threads);
+    thread::scope(|scope| {
+        let parts = pools.chunks(size).zip(ids.chunks(size));
+        let running: Vec<_> = parts.map(|(pools, ids)| scope.spawn(|| part(pools, ids))).collect();
+        let parts = running.into_iter().map(|part| part.join().unwrap_or_else(|panic| panic::resume_unwind(panic)));
+        parts.flatten().collect()
+    })
 }
 
 /// What is wrong with a configuration on a host in this network.

@@ -15,7 +15,7 @@ use super::announce::arp::Announcer;
 use super::api::desk::Clerk;
 use super::api::door::Doors;
 use super::api::serve::serve;
-use super::compile::{Compiled, MemberStatus, Plan, PoolStatus};
+use super::compile::{self, Compiled, MemberStatus, Plan, PoolStatus};
 use super::cores::Cores;
 use super::events::Events;
 use super::fit::{self, Fit, Unfit};
@@ -34,10 +34,12 @@ use crate::dataplane::memory::LINE_BYTES;
 use crate::dataplane::port::nic;
 use crate::dataplane::port::steering::SteeringCounters;
 use apply::Proposal;
-use say::{Said, SaidOfPool};
+use members::Said;
+use pools::SaidOfPool;
 
 mod apply;
-mod say;
+mod members;
+mod pools;
 mod view;
 
 pub use apply::Refused;
@@ -262,11 +264,11 @@ impl Daemon {
             problems: Vec::new(),
             statistics: Statistics::default(),
         };
-        let compiled = daemon.compile();
-        if !compiled.problems.is_empty() {
-            return Err(DaemonError::Config(compiled.problems.join("\npointsman: ")));
-        }
         let network = Arc::clone(&daemon.network);
+        let problems = compile::problems(&daemon.plan.model, &network);
+        if !problems.is_empty() {
+            return Err(DaemonError::Config(problems.join("\npointsman: ")));
+        }
         daemon.bring_up(&network)?;
         daemon.checker.adopt_orphans();
         daemon.checker.follow(&daemon.plan.model);
@@ -584,7 +586,7 @@ impl Daemon {
 
     fn say_statistics(&mut self, last: Option<SteeringCounters>) {
         let steering = last.or_else(|| self.plane.as_ref()?.steering_counters().ok());
-        let Shared { counters, flows } = &self.shared;
+        let Shared { counters, flows, .. } = &self.shared;
         info!("{}", self.statistics.line(&self.plan, counters, flows, steering, self.checker.pace()));
     }
 }

@@ -302,7 +302,7 @@ fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
     let vip_addresses: HashMap<Ipv4Addr, &file::Vip> =
         file.vips.iter().rev().filter_map(|vip| Some((vip.address.as_ref()?.value, vip))).collect();
     check_tunnel_source(file, errors);
-    check_member_count(file, errors);
+    check_member_count(file.pools.iter().flat_map(|pool| &pool.members).map(|member| &member.place), errors);
     for (pool, users) in file.pools.iter().zip(&policy::users(file, pools)) {
         check_members(pool, users, errors);
         policy::check_pool(pool, users, pools, &file.pools, errors);
@@ -311,11 +311,10 @@ fn check(file: &File, pools: &PoolIndex, errors: &Errors<'_>) {
 }
 
 /// A flow names its member by so many bits.
-fn check_member_count(file: &File, errors: &Errors<'_>) {
-    let members = || file.pools.iter().flat_map(|pool| &pool.members);
-    if let Some(member) = members().nth(MEMBERS as usize) {
-        let found = members().count();
-        errors.report(&member.place, format!("{found} members in all pools are too many (allowed: {MEMBERS})"));
+fn check_member_count<'p>(members: impl Iterator<Item = &'p Place> + Clone, errors: &Errors<'_>) {
+    if let Some(place) = members.clone().nth(MEMBERS as usize) {
+        let found = members.count();
+        errors.report(place, format!("{found} members in all pools are too many (allowed: {MEMBERS})"));
     }
 }
 

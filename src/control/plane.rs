@@ -478,7 +478,7 @@ struct OpenQueues<'a> {
 
 impl OpenQueues<'_> {
     fn open(&self, copy_mode: WantedCopyMode, patience: Duration) -> Result<Vec<Opened>, PlaneError> {
-        let open = |queue| {
+        let open_within = |queue, patience| {
             XdpPort::open(&OpenOptions {
                 interfaces: self.places.iter().map(|place| place.name.to_owned()).collect(),
                 queue,
@@ -487,6 +487,14 @@ impl OpenQueues<'_> {
                 busy_poll: self.model.dataplane.busy_poll,
                 patience,
             })
+        };
+        let open = |queue| match open_within(queue, patience.min(IN_SILENCE)) {
+            Err(OpenError::Busy { interface, .. }) if patience > IN_SILENCE => {
+                let seconds = patience.as_secs();
+                warn!("{interface} queue {queue} is still held by an AF_XDP socket: waiting up to {seconds} s for it");
+                open_within(queue, patience)
+            }
+            result => result,
         };
         (0..self.queues).map(open).collect::<Result<_, _>>().map_err(|error| self.named(error))
     }
@@ -527,6 +535,10 @@ pub fn try_out(model: &Model, place: Place<'_>) -> Result<(), PlaneError> {
 
 /// How long our own sockets of a moment ago are waited for.
 pub const PATIENCE_WITH_OURSELVES: Duration = Duration::from_secs(2);
+
+/// How long anything is waited for before that is said. Less would alarm whoever restarts the process that had it a moment
+/// ago (it is free within some 20 ms); more would look like a process that hangs.
+const IN_SILENCE: Duration = Duration::from_millis(100);
 
 /// Opens the sockets and attaches the programs, each in the wanted mode; a fallback is said, with its cause.
 fn attach(steering: &mut [Steering], wanted: &OpenQueues<'_>) -> Result<(Vec<XdpMode>, Vec<Opened>), PlaneError> {
@@ -617,14 +629,26 @@ fn enough_memory(needed: u64, patience: Duration) -> Result<(), TooLittleMemory>
 
 /// Whether nobody else's program is on the interface; one whose owner has just died is waited for.
 fn is_free(interface: &str, patience: Duration) -> bool {
-    let deadline = Instant::now() + patience;
-    while xdp_programs(interface).is_some_and(|programs| !programs.is_empty()) {
-        if Instant::now() >= deadline {
-            return false;
+    let is_free_within = |time| {
+        let deadline = Instant::now() + time;
+        while xdp_programs(interface).is_some_and(|programs| !programs.is_empty()) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(10));
         }
-        thread::sleep(Duration::from_millis(10));
+        true
+    };
+    if is_free_within(patience.min(IN_SILENCE)) {
+        return true;
     }
-    true
+    if patience <= IN_SILENCE {
+        return false;
+    }
+    if let Some(occupant) = occupant::describe(interface) {
+        warn!("{interface}: {occupant}; waiting up to {} s for it to go", patience.as_secs());
+    }
+    is_free_within(patience)
 }
 
 fn register(steering: &mut [Steering], opened: &[Opened]) -> Result<(), PlaneError> {

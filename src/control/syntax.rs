@@ -11,6 +11,14 @@ pub(super) fn report(text: &str, syntax: &[Error], errors: &Errors<'_>) {
     let open = syntax.iter().filter(|error| is_left_open(text, error)).map(start).min();
     for error in syntax {
         let at = start(error);
+        let orphans = orphans(text, error);
+        if !orphans.is_empty() {
+            // Without these the rest is as it should be.
+            for (at, message) in orphans {
+                errors.report_syntax(at, message);
+            }
+            continue;
+        }
         match open {
             // Whatever was left open takes the rest of the file for its own.
             Some(open) if at > open => errors.report_aftermath(at),
@@ -27,6 +35,40 @@ pub(super) fn report(text: &str, syntax: &[Error], errors: &Errors<'_>) {
             }
         }
     }
+}
+
+/// `[[pool.monitor]]` above the first `[[pool]]` makes `pool` a table, and the parser then calls each `[[pool]]` a duplicate
+/// key: what stands too high, and what is said of it.
+fn orphans(text: &str, error: &Error) -> Vec<(usize, String)> {
+    let Some(parent) = error.span().and_then(|span| text.get(span)) else { return Vec::new() };
+    let header = format!("[[{parent}]]");
+    let at = error.span().unwrap_or_default().start;
+    let line = text.get(..at).and_then(|before| before.rsplit('\n').next()).unwrap_or_default().trim_start();
+    if !error.message().starts_with("duplicate key") || line != "[[" {
+        return Vec::new();
+    }
+    let child = format!("[[{parent}.");
+    let mut orphans = Vec::new();
+    let mut start = 0;
+    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
+        let code = line.trim_start();
+        if code.starts_with(&header) {
+            let place = |at| {
+                let child = line_from(text, at).split_inclusive("]]").next().unwrap_or_default();
+                let message = format!(
+                    "`{child}` stands above the first `{header}`, which is on line {number} (allowed: below the \
+                     `{header}` that it belongs to)"
+                );
+                (at, message)
+            };
+            return orphans.into_iter().map(place).collect();
+        }
+        if code.starts_with(&child) {
+            orphans.push(start + line.len() - code.len());
+        }
+        start += line.len();
+    }
+    Vec::new()
 }
 
 /// Whether the next element of an array or inline table is what should follow it: then its end is missing.

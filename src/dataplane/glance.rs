@@ -8,6 +8,7 @@
 #![expect(clippy::inline_always, reason = "a burst's packets are read in one loop: what passes by memory stalls it")]
 
 use super::flow::{ClientV4, Signal};
+use super::parse::FlowKey;
 use super::service::ServiceKey;
 
 /// Ethernet, IPv4 and TCP header without options, bytes. A UDP datagram's frame is as long by Ethernet's padding.
@@ -44,6 +45,22 @@ pub struct Glance {
     pub length: u16,
     /// What it says about its flow.
     pub signal: Signal,
+}
+
+impl Glance {
+    /// What careful reading found, in the same words: `length` as here, `flags` those of a TCP header.
+    pub fn careful(key: &FlowKey, length: u16, flags: u8) -> Self {
+        let signal = match i32::from(key.protocol) {
+            libc::IPPROTO_TCP => Signal::from_tcp_flags(flags),
+            _ => Signal::Datagram,
+        };
+        Self {
+            client: ClientV4::new(key.source.into(), key.source_port),
+            destination: ServiceKey::new(key.destination, key.protocol, key.destination_port),
+            length,
+            signal,
+        }
+    }
 }
 
 /// Reads a frame of that layout; `None`: it is another, or something is wrong with it.
@@ -122,13 +139,7 @@ mod tests {
         let Ok(Parsed::Flow { key, length, flags }) = parse(frame) else {
             panic!("a flow at a glance, and {:?} by careful reading: {frame:02x?}", parse(frame));
         };
-        let careful = Glance {
-            client: ClientV4::new(key.source.into(), key.source_port),
-            destination: ServiceKey::new(key.destination, key.protocol, key.destination_port),
-            length,
-            signal: if key.protocol == 6 { Signal::from_tcp_flags(flags) } else { Signal::Datagram },
-        };
-        assert_eq!(seen, careful, "{frame:02x?}");
+        assert_eq!(seen, Glance::careful(&key, length, flags), "{frame:02x?}");
         true
     }
 

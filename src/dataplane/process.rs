@@ -124,11 +124,8 @@ fn prepare_rest(state: &State<'_>, frame: &[u8], ingress: Ingress, prepared: &mu
         Err(reason) => Verdict::Drop(reason),
         Ok(_) if !ingress.is_destination_of(frame) => Verdict::Drop(DropReason::OtherHost),
         Ok(Parsed::Flow { key, length, flags }) => {
-            let signal = match i32::from(key.protocol) {
-                libc::IPPROTO_TCP => Signal::from_tcp_flags(flags),
-                _ => Signal::Datagram,
-            };
-            return to_vip(state, frame, ends(&key), (signal, length), prepared);
+            let Glance { client, destination, length, signal } = Glance::careful(&key, length, flags);
+            return to_vip(state, frame, (client, destination), (signal, length), prepared);
         }
         Ok(Parsed::Icmp(icmp)) => match icmp::concern(tables, frame, &icmp) {
             icmp::Concern::Flow(flow) => {

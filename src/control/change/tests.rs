@@ -67,7 +67,9 @@ fn rows() -> Vec<Row> {
         (
             "\"a\"",
             "\"b\"".into(),
-            &["~ node.hash_seed \"(not shown)\" → \"(not shown)\" (all that is hashed goes elsewhere)"],
+            &[
+                "~ node.hash_seed differs (not shown) (new flows are spread anew: with n members one in n stays where it was)",
+            ],
         ),
         ("[node]", "[node]\nname = \"x\"".into(), &["~ node.name none → \"x\""]),
         (
@@ -207,7 +209,7 @@ fn monitors_and_what_a_pool_makes_of_them() {
             format!("{HTTP}interval = \"200ms\""),
             &["~ monitor dns/http: interval \"5s\" → \"200ms\", timeout \"2s\" → \"200ms\""],
         ),
-        ("secret", "other".into(), &["~ monitor dns/http: headers \"(not shown)\" → \"(not shown)\""]),
+        ("secret", "other".into(), &["~ monitor dns/http: headers differs (not shown)"]),
         (HTTP, format!("{HTTP}[[pool.monitor]]\ntype = \"ping\""), &["+ monitor dns/ping"]),
         ("type = \"http\"", "type = \"https\"\nverify = false".into(), &["+ monitor dns/https", "- monitor dns/http"]),
         // One in front of it leaves it as it is, and so does another order.

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use serde_json::Value;
 
-use super::{Change, Effect, Impact, Item, Key, Setting, What};
+use super::{Change, Effect, HIDDEN, Impact, Item, Key, Setting, What};
 
 /// Names that a line of the log has of each kind; the rest is counted.
 const MOST_NAMED: usize = 5;
@@ -82,7 +82,9 @@ impl fmt::Display for Setting {
         let note = match self.effect {
             Effect::Restart => " (needs a restart)",
             Effect::Interrupts => " (packets wait for a moment: the sockets are opened anew)",
-            Effect::Live if self.key.key == "node.hash_seed" => " (all that is hashed goes elsewhere)",
+            Effect::Live if self.reseeds() => {
+                " (new flows are spread anew: with n members one in n stays where it was)"
+            }
             Effect::Live => "",
         };
         write!(formatter, "{}{note}", self.key)
@@ -91,6 +93,9 @@ impl fmt::Display for Setting {
 
 impl fmt::Display for Key {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.from == HIDDEN && self.to == HIDDEN {
+            return write!(formatter, "{} differs {HIDDEN}", self.key);
+        }
         write!(formatter, "{} {} → {}", self.key, Shown(&self.from), Shown(&self.to))
     }
 }
@@ -109,7 +114,7 @@ impl fmt::Display for Shown<'_> {
 impl Change {
     /// In one line, however much it is.
     pub fn summary(&self) -> String {
-        let settings = self.settings.iter().map(|setting| setting.key.to_string());
+        let settings = self.settings.iter().map(ToString::to_string);
         let mut parts: Vec<String> = settings.collect();
         for (kind, items) in
             [("VIP", &self.vips), ("pool", &self.pools), ("member", &self.members), ("monitor", &self.monitors)]

@@ -142,3 +142,26 @@ fn an_address_is_announced_in_the_narrowest_subnet_around_it() {
         assert_eq!(found, expected, "{words}");
     }
 }
+
+#[test]
+fn pools_are_laid_out_in_their_order_on_however_many_threads() {
+    let mut text = "[[interface]]\nname = \"eth0\"\n".to_owned();
+    for pool in 0..100 {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "[[vip]]\nname = \"v{pool}\"\naddress = \"203.0.113.2\"\nprotocol = \"tcp\"\nport = {}\n",
+            pool + 1
+        );
+        let _ = write!(text, "pool = \"p{pool}\"\n[[pool]]\nname = \"p{pool}\"\n");
+        let _ = write!(text, "[[pool.member]]\nname = \"m\"\naddress = \"10.0.0.{}\"\n", pool + 1);
+    }
+    let model = Model::parse("p.toml", &text).unwrap_or_else(|errors| panic!("{errors:?}"));
+    let ids: Vec<Vec<MemberId>> = (0..100).map(|pool| vec![MemberId(pool)]).collect();
+    for threads in [1, 2, 3, 6, 7, 64] {
+        let laid = lay_out_all(&model.pools, &ids, threads, |pool, ids| (pool.name.clone(), ids[0].0));
+        let expected: Vec<_> = (0..100).map(|pool| (format!("p{pool}"), pool)).collect();
+        assert_eq!(laid, expected, "{threads}");
+    }
+    assert!(lay_out_all(&[], &[], 4, |_, _| ()).is_empty());
+}

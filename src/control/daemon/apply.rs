@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use thiserror::Error;
-use tracing::{Level, debug, enabled, error, info};
+use tracing::{Level, debug, enabled, error, info, warn};
 
 use super::{Daemon, DaemonError, FIRST_RESOLUTION};
 use crate::control::api::desk::{Order, Reply, Wish};
@@ -29,7 +29,11 @@ use crate::dataplane::port::nic;
 #[derive(Debug, Error)]
 pub enum Refused {
     /// It changes what only a start can.
-    #[error("{} (to change that, restart; everything else can be changed without)", list(.0))]
+    #[error(
+        "{} {} a restart (the rest does not)",
+        list(.0),
+        if .0.len() == 1 { "needs" } else { "need" }
+    )]
     NeedsRestart(Vec<Setting>),
     /// It does not fit this host.
     #[error("{}", .0.join("; "))]
@@ -48,7 +52,7 @@ pub enum Refused {
 }
 
 fn list(settings: &[Setting]) -> String {
-    settings.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    settings.iter().map(|setting| setting.key.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// A configuration that is about to be applied: when its new members' next hops are known, or it has waited enough.
@@ -344,10 +348,16 @@ fn say(verb: &str, result: Result<Change, Refused>) -> (String, Result<Change, R
         Ok(change) => format!("{verb}: {}", change.summary()),
         Err(refused) => format!("not {verb}: {refused}; nothing has changed"),
     };
-    if result.is_ok() {
-        info!("{words}");
-    } else {
+    let Ok(change) = &result else {
         error!("{words}");
+        return (words, result);
+    };
+    info!("{words}");
+    if change.reseeds() {
+        warn!(
+            "node.hash_seed is another: new flows are spread anew, and so are those that the connection table does not \
+             hold (of n members' flows one in n goes where it went before); all nodes that share VIPs need the same one"
+        );
     }
     (words, result)
 }

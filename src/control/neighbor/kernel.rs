@@ -1,21 +1,17 @@
 //! Netlink: questions to the kernel, and what it says unasked. Decides nothing.
 //!
-//! Two sockets: one hears events, the other asks, one question at a time. So a burst of events can overflow only the
-//! first, and no answer is lost.
+//! Two sockets: one hears events, the other asks ([`questions`](super::questions)). So a burst of events can overflow
+//! only the first, and no answer is lost.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::pin::Pin;
-use std::time::Duration;
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::MulticastGroup;
-use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
-};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage as Rtnl;
 use rtnetlink::packet_route::address::AddressMessage;
@@ -23,17 +19,15 @@ use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage};
 use rtnetlink::packet_route::neighbour_table::NeighbourTableMessage;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
-use rtnetlink::proto::{Connection, ConnectionHandle, new_connection};
+use rtnetlink::proto::{Connection, new_connection};
 use rtnetlink::sys::{AsyncSocket, SocketAddr, protocols::NETLINK_ROUTE};
 use tokio::task::JoinSet;
 
 use super::entries::{Asked, Hop, Status};
+use super::message::Message;
+use super::questions::{Answer, Questions};
 use super::state::{Event, LinkState, OwnAddress, Route};
 use super::{Unresolved, WatchError, decode};
-
-/// The kernel answers in microseconds, or milliseconds when it walks a large table. Only a broken socket takes this
-/// long.
-pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Bytes of events that may wait in the socket: some 4000 of them (each takes about 1 KiB there). Less loses events
 /// when a routing daemon loads its table, which costs a full reading; more is kernel memory that nobody needs.
@@ -54,12 +48,12 @@ const GROUPS: [MulticastGroup; 5] = [
 
 /// The kernel's route netlink.
 pub(super) struct Kernel {
-    requests: ConnectionHandle<Message>,
+    questions: Questions,
     events: Events,
     /// Message types that could not be read and were complained about.
     complained: BTreeSet<u16>,
-    /// The two connections. They end with this.
-    _connections: JoinSet<()>,
+    /// Reads the events' socket. It ends with this.
+    _connection: JoinSet<()>,
 }
 
 type Events = Pin<Box<dyn Stream<Item = (NetlinkMessage<Message>, SocketAddr)> + Send>>;
@@ -67,16 +61,12 @@ type Events = Pin<Box<dyn Stream<Item = (NetlinkMessage<Message>, SocketAddr)> +
 impl Kernel {
     /// Opens both sockets, in the network namespace of the calling thread.
     pub(super) fn open() -> Result<Self, WatchError> {
-        let (mut events_connection, _, events) = new_connection(NETLINK_ROUTE).map_err(WatchError::Open)?;
-        listen(&mut events_connection).map_err(WatchError::Open)?;
-        let (mut request_connection, requests, _) = new_connection(NETLINK_ROUTE).map_err(WatchError::Open)?;
-        // Otherwise the end of an answer and the end of the connection look the same.
-        request_connection.set_forward_ack(true);
-        request_connection.set_forward_done(true);
+        let (mut connection, _, events) = new_connection(NETLINK_ROUTE).map_err(WatchError::Open)?;
+        listen(&mut connection).map_err(WatchError::Open)?;
+        let questions = Questions::open().map_err(WatchError::Open)?;
         let mut connections = JoinSet::new();
-        connections.spawn(events_connection);
-        connections.spawn(request_connection);
-        Ok(Self { requests, events: Box::pin(events), complained: BTreeSet::new(), _connections: connections })
+        connections.spawn(connection);
+        Ok(Self { questions, events: Box::pin(events), complained: BTreeSet::new(), _connection: connections })
     }
 
     /// Waits for the next event. May be dropped at any time without losing one.
@@ -128,44 +118,52 @@ impl Kernel {
         Ok(tables.sum())
     }
 
-    /// What the kernel would do with a packet of this host to `target`.
-    pub(super) async fn route(&mut self, target: Ipv4Addr) -> Result<Result<Route, Unresolved>, WatchError> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        message.header.destination_prefix_length = 32;
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(target)));
-        Ok(match self.ask("route lookup", Rtnl::GetRoute(message), NLM_F_REQUEST).await? {
-            Answer::Is(Rtnl::NewRoute(message)) => decode::route(target, &message),
-            Answer::Is(_) | Answer::Done | Answer::Unreadable => Err(Unresolved::Unreadable),
+    /// What the kernel would do with packets of this host to `targets`, in their order.
+    pub(super) async fn routes(&mut self, targets: &[Ipv4Addr]) -> Result<Vec<Result<Route, Unresolved>>, WatchError> {
+        let questions = targets.iter().map(|&target| Rtnl::GetRoute(route_message(target))).collect();
+        let answers = self.questions.ask("route lookup", NLM_F_REQUEST, questions).await?;
+        let routes = targets.iter().zip(answers).map(|(&target, answer)| match answer {
             Answer::Error(errno) => Err(decode::route_error(errno)),
-        })
+            answer => match self.known(answer) {
+                Some(Rtnl::NewRoute(message)) => decode::route(target, &message),
+                _ => Err(Unresolved::Unreadable),
+            },
+        });
+        Ok(routes.collect())
     }
 
-    /// What the kernel has about a neighbour. Makes it do nothing.
-    pub(super) async fn neighbor(&mut self, hop: Hop) -> Result<Status, WatchError> {
-        let request = Rtnl::GetNeighbour(neighbor_message(hop));
-        Ok(match self.ask("neighbour entry", request, NLM_F_REQUEST).await? {
-            Answer::Is(Rtnl::NewNeighbour(message)) => {
+    /// What the kernel has about neighbours, in their order. Makes it do nothing.
+    pub(super) async fn neighbors(&mut self, hops: &[Hop]) -> Result<Vec<Status>, WatchError> {
+        let questions = hops.iter().map(|&hop| Rtnl::GetNeighbour(neighbor_message(hop))).collect();
+        let answers = self.questions.ask("neighbour entry", NLM_F_REQUEST, questions).await?;
+        let statuses = answers.into_iter().map(|answer| match self.known(answer) {
+            Some(Rtnl::NewNeighbour(message)) => {
                 decode::neighbor(&message).map_or(Status::Absent, |(_, status)| status)
             }
             // No such entry, or no such interface any more.
             _ => Status::Absent,
-        })
+        });
+        Ok(statuses.collect())
     }
 
-    /// Makes the kernel treat a neighbour as if it had a packet for it: resolve it, or verify a stale entry. (What
+    /// Makes the kernel treat neighbours as if it had packets for them: resolve them, or verify stale entries. (What
     /// `ip neighbor … use` does.)
     ///
     /// Not for entries that are `PERMANENT`: `NTF_USE` takes that away (`__neigh_update` in `net/core/neighbour.c`).
-    pub(super) async fn use_neighbor(&mut self, hop: Hop) -> Result<Asked, WatchError> {
-        let mut message = neighbor_message(hop);
-        message.header.flags = NeighbourFlags::Use;
+    pub(super) async fn use_neighbors(&mut self, hops: &[Hop]) -> Result<Vec<Asked>, WatchError> {
+        let question = |&hop: &Hop| {
+            let mut message = neighbor_message(hop);
+            message.header.flags = NeighbourFlags::Use;
+            Rtnl::NewNeighbour(message)
+        };
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
-        Ok(match self.ask("neighbour use", Rtnl::NewNeighbour(message), flags).await? {
+        let answers = self.questions.ask("neighbour use", flags, hops.iter().map(question).collect()).await?;
+        let outcomes = answers.into_iter().map(|answer| match answer {
             Answer::Error(nix::libc::ENOBUFS) => Asked::TableFull,
             Answer::Error(errno) => Asked::Refused(errno),
-            _ => Asked::Accepted,
-        })
+            Answer::Done | Answer::Is(_) => Asked::Accepted,
+        });
+        Ok(outcomes.collect())
     }
 
     fn decode_event(&mut self, message: NetlinkMessage<Message>) -> Option<Event> {
@@ -178,13 +176,6 @@ impl Kernel {
             }
             _ => None,
         }
-    }
-
-    /// A question with one answer.
-    async fn ask(&mut self, what: &'static str, request: Rtnl, flags: u16) -> Result<Answer, WatchError> {
-        let mut answers = self.send(request, flags)?;
-        let answer = next(&mut answers, what).await?;
-        Ok(self.read(answer))
     }
 
     /// A question with many answers.
@@ -201,45 +192,27 @@ impl Kernel {
     }
 
     async fn dump_once(&mut self, what: &'static str, request: Rtnl) -> Result<(Vec<Rtnl>, bool), WatchError> {
-        let mut stream = self.send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
-        let mut answers = Vec::new();
+        let mut entries = Vec::new();
         let mut consistent = true;
-        loop {
-            let message = next(&mut stream, what).await?;
-            consistent &= message.header.flags & NLM_F_DUMP_INTR == 0;
-            match self.read(message) {
-                Answer::Is(answer) => answers.push(answer),
-                Answer::Done => return Ok((answers, consistent)),
-                Answer::Error(errno) => return Err(WatchError::Refused(what, io::Error::from_raw_os_error(errno))),
-                Answer::Unreadable => {}
+        for (flags, answer) in self.questions.dump(what, request).await? {
+            consistent &= flags & NLM_F_DUMP_INTR == 0;
+            if let Answer::Error(errno) = answer {
+                return Err(WatchError::Refused(what, io::Error::from_raw_os_error(errno)));
             }
+            entries.extend(self.known(answer));
         }
+        Ok((entries, consistent))
     }
 
-    fn send(
-        &self,
-        request: Rtnl,
-        flags: u16,
-    ) -> Result<impl Stream<Item = NetlinkMessage<Message>> + use<>, WatchError> {
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        let request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(Message::Known(request)));
-        self.requests.request(request, SocketAddr::new(0, 0)).map_err(|_| WatchError::Closed)
-    }
-
-    fn read(&mut self, message: NetlinkMessage<Message>) -> Answer {
-        match message.payload {
-            NetlinkPayload::InnerMessage(Message::Known(message)) => Answer::Is(message),
-            NetlinkPayload::InnerMessage(Message::Unreadable { kind, why }) => {
+    /// The content of an answer, if there is one and it can be read.
+    fn known(&mut self, answer: Answer) -> Option<Rtnl> {
+        match answer {
+            Answer::Is(Message::Known(message)) => Some(message),
+            Answer::Is(Message::Unreadable { kind, why }) => {
                 self.complain(kind, &why);
-                Answer::Unreadable
+                None
             }
-            NetlinkPayload::Error(error) => match error.code {
-                Some(code) => Answer::Error(code.get().saturating_abs()),
-                None => Answer::Done,
-            },
-            NetlinkPayload::Done(done) if done.code < 0 => Answer::Error(done.code.saturating_abs()),
-            _ => Answer::Done,
+            Answer::Done | Answer::Error(_) => None,
         }
     }
 
@@ -250,64 +223,6 @@ impl Kernel {
     }
 }
 
-enum Answer {
-    Is(Rtnl),
-    /// Acknowledged, or the end of a dump.
-    Done,
-    /// An error number.
-    Error(i32),
-    Unreadable,
-}
-
-/// A message that is there even if its content cannot be read: a request whose answer vanished would wait for ever, and
-/// an event that vanished would leave old facts standing.
-#[derive(Debug, Clone)]
-enum Message {
-    Known(Rtnl),
-    Unreadable { kind: u16, why: String },
-}
-
-impl NetlinkDeserializable for Message {
-    type Error = std::convert::Infallible;
-
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Self::Error> {
-        Ok(match Rtnl::deserialize(header, payload) {
-            Ok(message) => Self::Known(message),
-            Err(error) => Self::Unreadable { kind: header.message_type, why: error.to_string() },
-        })
-    }
-}
-
-impl NetlinkSerializable for Message {
-    fn message_type(&self) -> u16 {
-        match self {
-            Self::Known(message) => message.message_type(),
-            Self::Unreadable { kind, .. } => *kind,
-        }
-    }
-
-    fn buffer_len(&self) -> usize {
-        match self {
-            Self::Known(message) => NetlinkSerializable::buffer_len(message),
-            Self::Unreadable { .. } => 0,
-        }
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        if let Self::Known(message) = self {
-            message.serialize(buffer);
-        }
-    }
-}
-
-async fn next(
-    answers: &mut (impl Stream<Item = NetlinkMessage<Message>> + Unpin),
-    what: &'static str,
-) -> Result<NetlinkMessage<Message>, WatchError> {
-    let answer = tokio::time::timeout(ANSWER_WITHIN, answers.next()).await;
-    answer.map_err(|_| WatchError::Silent(what))?.ok_or(WatchError::Closed)
-}
-
 fn listen(connection: &mut Connection<Message>) -> io::Result<()> {
     let socket = connection.socket_mut().socket_mut();
     // Beyond `net.core.rmem_max` needs CAP_NET_ADMIN; less room only means more full readings.
@@ -316,6 +231,14 @@ fn listen(connection: &mut Connection<Message>) -> io::Result<()> {
     }
     let groups = GROUPS.iter().fold(0, |groups, &group| groups | 1 << (group as u32 - 1));
     socket.bind(&SocketAddr::new(0, groups))
+}
+
+fn route_message(target: Ipv4Addr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = 32;
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(target)));
+    message
 }
 
 fn neighbor_message(hop: Hop) -> NeighbourMessage {
@@ -330,17 +253,8 @@ fn neighbor_message(hop: Hop) -> NeighbourMessage {
 mod tests {
     use super::*;
 
-    fn read(kind: u16, payload: &[u8]) -> Message {
-        let mut header = NetlinkHeader::default();
-        header.message_type = kind;
-        let Ok(message) = Message::deserialize(&header, payload);
-        message
-    }
-
     #[test]
-    fn a_message_that_cannot_be_read_is_still_there() {
-        assert!(matches!(read(nix::libc::RTM_NEWROUTE, &[2, 32]), Message::Unreadable { kind: 24, .. }));
-        assert!(matches!(read(9999, &[]), Message::Unreadable { kind: 9999, .. }));
+    fn an_event_that_cannot_be_read_may_have_changed_any_route() {
         let all_routes = Event::Routes { network: Ipv4Addr::UNSPECIFIED, length: 0 };
         assert_eq!(decode::unreadable_event(nix::libc::RTM_NEWROUTE), Some(all_routes));
         assert_eq!(decode::unreadable_event(9999), None);

@@ -3,7 +3,7 @@
 //! The kernel stays the authority: routes are looked up in its FIB, MAC addresses come from its neighbour table, and
 //! it sends the ARP requests. This module asks, listens and keeps an immutable [`Network`] up to date.
 //!
-//! An event's walk: `kernel` (netlink) → `decode` (message → event) → `state` (what is known; pure; with `entries`, the neighbour
+//! An event's walk: `kernel` (netlink; asks with `questions`) → `decode` (message → event) → `state` (what is known; pure; with `entries`, the neighbour
 //! entries that matter and when to ask for them) → `follow` (asks the kernel what `state` wants to know, publishes
 //! the snapshot) → `report` (what changed, in words). `xdp` stands beside it.
 
@@ -21,6 +21,8 @@ mod decode;
 mod entries;
 mod follow;
 mod kernel;
+mod message;
+mod questions;
 mod report;
 mod state;
 mod xdp;
@@ -215,8 +217,11 @@ pub enum WatchError {
     /// The socket failed later.
     #[error("the netlink socket was closed")]
     Closed,
+    /// The socket that asks failed later.
+    #[error("the netlink socket failed: {0}")]
+    Failed(#[source] io::Error),
     /// The kernel did not answer.
-    #[error("the kernel did not answer a netlink request ({0}) within {time:?}", time = kernel::ANSWER_WITHIN)]
+    #[error("the kernel did not answer a netlink request ({0}) within {time:?}", time = questions::ANSWER_WITHIN)]
     Silent(&'static str),
     /// The kernel refused a request that it must answer.
     #[error("the kernel refused a netlink request ({0}): {1}")]

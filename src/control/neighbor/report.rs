@@ -1,4 +1,7 @@
 //! What changed, in words for the log: one line for each real change.
+//!
+//! What follows from a change for members and interfaces that are served is said by the daemon, once: here it is only a
+//! detail for whoever looks closer ([`Line::Debug`]).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -71,6 +74,7 @@ fn due(said: &mut Option<Instant>, now: Instant) -> bool {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
+    Debug(String),
     Info(String),
     Warn(String),
 }
@@ -78,6 +82,7 @@ enum Line {
 impl Line {
     fn write(&self) {
         match self {
+            Self::Debug(text) => tracing::debug!("{text}"),
             Self::Info(text) => tracing::info!("{text}"),
             Self::Warn(text) => tracing::warn!("{text}"),
         }
@@ -89,7 +94,7 @@ fn first(listed: &BTreeSet<String>, network: &Network) -> Vec<Line> {
     for name in listed {
         match network.links.get(name) {
             Some(link) => lines.push(Line::Info(format!("{name}: {}", Described(link)))),
-            None => lines.push(Line::Warn(format!("{name} does not exist"))),
+            None => lines.push(Line::Debug(format!("{name} does not exist"))),
         }
     }
     next_hops(&Network::default(), network, &mut lines);
@@ -99,7 +104,7 @@ fn first(listed: &BTreeSet<String>, network: &Network) -> Vec<Line> {
 fn changes(before: &Network, after: &Network) -> Vec<Line> {
     let mut lines = Vec::new();
     for name in before.links.keys().filter(|name| !after.links.contains_key(*name)) {
-        lines.push(Line::Warn(format!("{name} is gone")));
+        lines.push(Line::Debug(format!("{name} is gone")));
     }
     for (name, link) in &after.links {
         match before.links.get(name) {
@@ -159,11 +164,11 @@ fn next_hops(before: &Network, after: &Network, lines: &mut Vec<Line>) {
         match (&line, said <= LINES_AT_ONCE) {
             (_, true) => lines.push(line),
             (Line::Info(_), false) => more_resolved += 1,
-            (Line::Warn(_), false) => more_unresolved += 1,
+            (Line::Debug(_) | Line::Warn(_), false) => more_unresolved += 1,
         }
     }
     if more_unresolved > 0 {
-        lines.push(Line::Warn(format!("{more_unresolved} more targets have no next hop")));
+        lines.push(Line::Debug(format!("{more_unresolved} more targets have no next hop")));
     }
     if more_resolved > 0 {
         lines.push(Line::Info(format!("{more_resolved} more targets have a new next hop")));
@@ -178,7 +183,7 @@ fn next_hop(target: Ipv4Addr, before: Option<&Known>, now: &Known) -> Option<Lin
     }
     match (before, now) {
         (_, Err(Unresolved::Resolving)) => None,
-        (_, Err(reason)) => Some(Line::Warn(format!("{target}: no next hop: {reason}"))),
+        (_, Err(reason)) => Some(Line::Debug(format!("{target}: no next hop: {reason}"))),
         (Some(Ok(before)), Ok(now)) if before.mac != now.mac && before.interface == now.interface => {
             Some(Line::Info(format!("{target}: next hop {}, was {}", Hop(now), Mac(before.mac))))
         }
@@ -249,6 +254,10 @@ mod tests {
         }
     }
 
+    fn debug(text: &str) -> Line {
+        Line::Debug(text.to_owned())
+    }
+
     fn info(text: &str) -> Line {
         Line::Info(text.to_owned())
     }
@@ -267,7 +276,7 @@ mod tests {
             ("nothing", network(Some(link(3)), None), network(Some(link(3)), None), vec![]),
             ("down", network(Some(link(3)), None), network(Some(down.clone()), None), vec![warn("eth0 is down")]),
             ("up", network(Some(down), None), network(Some(link(3)), None), vec![info("eth0 is up")]),
-            ("gone", network(Some(link(3)), None), network(None, None), vec![warn("eth0 is gone")]),
+            ("gone", network(Some(link(3)), None), network(None, None), vec![debug("eth0 is gone")]),
             (
                 "came",
                 network(None, None),
@@ -313,7 +322,7 @@ mod tests {
                 "silent",
                 network(None, Some(Ok(next_hop(4)))),
                 network(None, Some(silent())),
-                vec![warn("10.0.0.2: no next hop: no answer to ARP")],
+                vec![debug("10.0.0.2: no next hop: no answer to ARP")],
             ),
             ("still silent", network(None, Some(silent())), network(None, Some(silent())), vec![]),
             ("not watched any more", network(None, Some(silent())), network(None, None), vec![]),
@@ -336,7 +345,7 @@ mod tests {
     #[test]
     fn the_first_snapshot_names_missing_interfaces() {
         let lines = first(&["eth0".to_owned(), "eth1".to_owned()].into(), &network(Some(link(3)), None));
-        let expected = [info("eth0: up, MTU 1500, address 02:00:00:00:00:01, index 3"), warn("eth1 does not exist")];
+        let expected = [info("eth0: up, MTU 1500, address 02:00:00:00:00:01, index 3"), debug("eth1 does not exist")];
         assert_eq!(lines, expected);
     }
 
@@ -353,7 +362,7 @@ mod tests {
         };
         let lines = changes(&Network::default(), &after);
         assert_eq!(lines.len(), LINES_AT_ONCE + 2);
-        let summary = [warn("1987 more targets have no next hop"), info("993 more targets have a new next hop")];
+        let summary = [debug("1987 more targets have no next hop"), info("993 more targets have a new next hop")];
         assert_eq!(lines[LINES_AT_ONCE..], summary);
     }
 

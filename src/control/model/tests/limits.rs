@@ -190,3 +190,28 @@ fn limits_are_understood() {
         assert_eq!(model.vips[0].persistence, Some(expected), "{line}");
     }
 }
+
+/// The check alone: a file of so many members would take seconds to read.
+#[test]
+fn a_flow_names_its_member_by_twenty_bits() {
+    let text = "one\ntwo\n";
+    let rows: [(usize, &[&str]); 3] = [
+        (1 << 20, &[]),
+        (
+            (1 << 20) + 1,
+            &["many.toml:2:1: pool[16].member[9]: 1048577 members in all pools are too many (allowed: 1048576)"],
+        ),
+        (
+            1_100_000,
+            &["many.toml:2:1: pool[16].member[9]: 1100000 members in all pools are too many (allowed: 1048576)"],
+        ),
+    ];
+    let (fits, first_too_many) = (Place::of_table("pool[0].member[0]", 0), Place::of_table("pool[16].member[9]", 4));
+    for (members, expected) in rows {
+        let errors = Errors::new(text);
+        let places = (0..members).map(|member| if member == 1 << 20 { &first_too_many } else { &fits });
+        check_member_count(places, &errors);
+        let said: Vec<_> = errors.into_errors("many.toml").iter().map(ConfigError::to_string).collect();
+        assert_eq!(said, expected, "{members}");
+    }
+}

@@ -76,6 +76,41 @@ hash_seed = "x"
         &["web.toml:3:2: syntax: duplicate key, found `node`"],
     ),
     (
+        "a monitor above the first pool: everything else is judged",
+        r#"[[vip]]
+name = "web""#,
+        r#"[[pool.monitor]]
+type = "tcp"
+
+[[vip]]
+name = "we b""#,
+        &[
+            "web.toml:4:1: syntax: `[[pool.monitor]]` stands above the first `[[pool]]`, which is on line 14 (allowed: below the `[[pool]]` that it belongs to)",
+            r#"web.toml:8:8: vip[0].name: "we b" has the character ' ' (allowed: a name of the characters A-Z a-z 0-9 . _ -)"#,
+        ],
+    ),
+    (
+        "members above the first of two pools",
+        "[[vip]]\n",
+        r#"[[pool.member]]
+name = "web1"
+address = "203.0.113.4"
+
+  [[pool.member]] # the second
+name = "web2"
+address = "203.0.113.5"
+
+[[pool]]
+name = "api"
+
+[[vip]]
+"#,
+        &[
+            "web.toml:4:1: syntax: `[[pool.member]]` stands above the first `[[pool]]`, which is on line 12 (allowed: below the `[[pool]]` that it belongs to)",
+            "web.toml:8:3: syntax: `[[pool.member]]` stands above the first `[[pool]]`, which is on line 12 (allowed: below the `[[pool]]` that it belongs to)",
+        ],
+    ),
+    (
         "a control character",
         r#"name = "eth0""#,
         "name = \"eth\u{1}\"",

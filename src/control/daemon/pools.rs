@@ -1,24 +1,16 @@
-//! What is said of members and pools, in the log and as events: a line per change, not per look.
+//! What is said of pools, in the log and as events: a line per change, not per look.
 
 use std::time::SystemTime;
 
 use tracing::{info, warn};
 
 use super::Daemon;
-use super::view::state_of;
-use crate::control::compile::{MemberState, MemberStatus, NotReachable, PoolState, PoolStatus};
+use super::members::is_asked_for;
+use crate::control::compile::{PoolState, PoolStatus};
 use crate::control::model::Model;
-use crate::control::neighbor::Unresolved;
 
 /// VIPs that a line names; the rest is counted.
 const MOST_NAMED: usize = 10;
-
-/// What was last said of a member, and when.
-#[derive(Debug)]
-pub(super) struct Said {
-    pub(super) state: MemberState,
-    pub(super) since: SystemTime,
-}
 
 /// What was last said of a pool, and when.
 #[derive(Debug)]
@@ -28,27 +20,6 @@ pub(super) struct SaidOfPool {
 }
 
 impl Daemon {
-    pub(super) fn say_members(&mut self, members: &[MemberStatus]) {
-        for member in members {
-            if self.said.get(&member.name).is_some_and(|said| said.state == member.state) {
-                continue;
-            }
-            let is_wrong = matches!(member.state, MemberState::Unresolved(_) | MemberState::Down { .. });
-            if is_wrong && !is_asked_for(&member.state) {
-                warn!("member {} {}", member.name, member.state);
-            } else {
-                info!("member {} {}", member.name, member.state);
-            }
-            let name = &member.name;
-            let word = |state: &MemberState| state_of(state).0.to_owned();
-            let before = self.said.get(name).map(|said| word(&said.state));
-            let reason = state_of(&member.state).1.unwrap_or_default();
-            self.events.add("member", name, (before, Some(word(&member.state))), reason);
-            let said = Said { state: member.state.clone(), since: SystemTime::now() };
-            self.said.insert(member.name.clone(), said);
-        }
-    }
-
     /// Of a pool that is up when it is first seen, nothing is to be said; of one whose members are just being asked for,
     /// nothing yet.
     pub(super) fn say_pools(&mut self, pools: &[PoolStatus]) {
@@ -77,11 +48,6 @@ impl Daemon {
             self.events.add("pool", &pool.name, (from, Some(status.state.name().to_owned())), reason);
         }
     }
-}
-
-/// Nothing is wrong yet while the kernel is asking.
-fn is_asked_for(state: &MemberState) -> bool {
-    *state == MemberState::Unresolved(NotReachable::Unresolved(Unresolved::Resolving))
 }
 
 /// Whom a pool's state concerns.
