@@ -129,7 +129,7 @@ fn bad_files_change_nothing() {
     assert!(wrong.is_empty(), "{wrong:#?}");
     // Without rhyme or reason.
     for text in ["\u{0}", "\u{feff}", "= = =", "[[[]]]", "{\"vip\": []}", &"[".repeat(100_000), &"a.".repeat(50_000)] {
-        assert_eq!(request(&lab, "POST", "/v1/apply", "", text).status, 422, "{:.20}", text);
+        assert_eq!(request(&lab, "POST", "/v1/apply", "", text).status, 422, "{text:.20}");
     }
     assert_eq!(all_there_is(&lab), before);
     assert!(wait_until(PATIENCE, || open_files(&balancer) <= files), "{} files, {files} before", open_files(&balancer));

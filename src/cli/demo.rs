@@ -139,12 +139,11 @@ fn run(arguments: &DemoArguments, weights: &[u16]) -> anyhow::Result<bool> {
         served.push(send(&lab, *part, limit_seconds, weights, &mut screen)?);
     }
     screen.line("");
-    let incident = match can_spare(weights) {
-        Some(members) => Some(happen(&lab, (parts[0], &services), members, &mut servers, &screen)?),
-        None => {
-            screen.line("Nobody is killed or drained: that takes two members that get requests.");
-            None
-        }
+    let incident = if let Some(members) = can_spare(weights) {
+        Some(happen(&lab, (parts[0], &services), members, &mut servers, &screen)?)
+    } else {
+        screen.line("Nobody is killed or drained: that takes two members that get requests.");
+        None
     };
     screen.line("");
 

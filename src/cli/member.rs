@@ -194,7 +194,8 @@ fn idle(name: &str, client: &ClientArguments) -> Option<String> {
         true
     });
     let (least, most) = read.ok().and(range)?;
-    Some(format!("; last packets {} to {} ago", duration(least as u64), duration(most as u64)))
+    let told = |seconds: f64| duration(Duration::try_from_secs_f64(seconds).map_or(0, |idle| idle.as_secs()));
+    Some(format!("; last packets {} to {} ago", told(least), told(most)))
 }
 
 /// Where a member is.

@@ -1,6 +1,7 @@
 //! An afternoon on call: a configuration is applied, a member's server dies and comes back, and a member is drained, each
 //! while requests come in. By the commands that somebody on call would use.
 
+use std::fmt::Write as _;
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
@@ -182,7 +183,8 @@ impl Phase {
         let LoadReport { failures, connections, .. } = self.report;
         let mut text = format!("{} of {} requests failed", grouped(failures), grouped(failures + connections));
         if let Some(last) = self.last_failure_ms() {
-            text += &format!(", the last of them {last} ms after it");
+            // Writing to a String cannot fail, here and below.
+            let _ = write!(text, ", the last of them {last} ms after it");
         }
         text
     }
@@ -201,10 +203,10 @@ impl Phase {
         };
         let mut detail = self.failed();
         if let Some(most) = self.may_fail_ms {
-            detail += &format!(" ({most} ms are promised)");
+            let _ = write!(detail, " ({most} ms are promised)");
         }
         for (kind, count) in &self.report.failure_counts {
-            detail += &format!("\n           {} × {kind}", grouped(*count));
+            let _ = write!(detail, "\n           {} × {kind}", grouped(*count));
         }
         Check { name, holds, detail }
     }

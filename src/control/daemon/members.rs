@@ -113,7 +113,7 @@ mod tests {
     type Row<'a> = (Vec<MemberStatus>, &'a [(bool, &'a str)]);
 
     fn members(count: usize, state: &MemberState) -> Vec<MemberStatus> {
-        (1..=count).map(|one| MemberStatus { name: format!("web/web{one}"), state: state.clone(), part: 0.0 }).collect()
+        (1..=count).map(|one| MemberStatus { name: format!("web/web{one}"), state: state.clone(), part: 0 }).collect()
     }
 
     fn said(members: &[MemberStatus]) -> Vec<(bool, String)> {
