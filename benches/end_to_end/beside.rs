@@ -47,6 +47,8 @@ struct Stay {
     pps: f64,
 }
 
+type Figure = fn(&Stay) -> f64;
+
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -153,14 +155,20 @@ fn stay_on(cpu: usize) -> Result<()> {
 /// An interface, for `AF_PACKET` (packet(7)).
 #[allow(unsafe_code, reason = "nobody wraps the making of a sockaddr_ll")]
 fn link_address(index: u32) -> Result<SockAddr> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: 0,
+        sll_ifindex: index.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
     let init = |storage: *mut SockAddrStorage, length: *mut libc::socklen_t| {
-        let address = storage.cast::<libc::sockaddr_ll>();
-        // SAFETY: the storage is zeroed, and larger and as aligned as any socket address is.
-        unsafe {
-            (*address).sll_family = libc::AF_PACKET as u16;
-            (*address).sll_ifindex = index.cast_signed();
-            *length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        }
+        // SAFETY: the storage is as large and as aligned as any socket address is.
+        unsafe { storage.cast::<libc::sockaddr_ll>().write(address) };
+        // SAFETY: it is `try_init`'s own variable.
+        unsafe { length.write(size_of::<libc::sockaddr_ll>() as libc::socklen_t) };
         Ok(())
     };
     // SAFETY: `init` has filled in an address of this family, and its length.
@@ -288,7 +296,7 @@ impl Drop for Side {
 }
 
 impl Outcome {
-    fn ratio(&self, figure: fn(&Stay) -> f64) -> f64 {
+    fn ratio(&self, figure: Figure) -> f64 {
         middle(&self.beside, figure) / middle(&self.alone, figure)
     }
 
@@ -302,7 +310,7 @@ impl Outcome {
             self.edits
         );
         println!("  packets stay, ns (medians)      alone     beside   ratio");
-        let rows: [(&str, fn(&Stay) -> f64); 3] =
+        let rows: [(&str, Figure); 3] =
             [("p50", |stay| stay.p50), ("p99", |stay| stay.p99), ("p99.9", |stay| stay.p999)];
         for (name, figure) in rows {
             let (alone, beside) = (middle(&self.alone, figure), middle(&self.beside, figure));
