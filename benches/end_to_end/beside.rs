@@ -2,7 +2,9 @@
 //! configuration changes and the API is asked, and while nothing of that happens. Turn by turn.
 //!
 //! The worker is alone on its CPU, and everything else shares the other one. So packets are sent by a thread that nothing
-//! there gets in the way of (`SCHED_FIFO`), a few every millisecond: they arrive alike in both kinds of turns.
+//! there gets in the way of (`SCHED_FIFO`), a few every millisecond: they arrive alike in all turns. In a third kind of turn
+//! nothing but a stranger's program is busy on that other CPU: what it costs a worker that its neighbour works at all
+//! (two threads of one core share it, all cores share caches and memory) is not control's doing.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -50,10 +52,11 @@ struct Stay {
 type Figure = fn(&Stay) -> f64;
 
 /// What came of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// Turns in which nothing else happened, and those in which all of it did.
+    /// Turns in which nothing else happened, those in which a stranger was busy, and those in which all of it happened.
     alone: Vec<Stay>,
+    stranger: Vec<Stay>,
     beside: Vec<Stay>,
     edits: u64,
     checks_per_second: f64,
@@ -69,13 +72,14 @@ pub(crate) fn run(wire: &Wire, site: &Site, generator_cpu: usize, turns: usize) 
     let base = std::fs::read_to_string(site.directory.join("pointsman.toml"))?;
     let quiet = api.file("quiet.toml", &base)?;
     let checked = api.file("checked.toml", &(base + &checks()))?;
-    let mut outcome = Outcome { alone: Vec::new(), beside: Vec::new(), edits: 0, checks_per_second: 0.0 };
+    let mut outcome = Outcome::default();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let sender = scope.spawn(|| send(wire, generator_cpu, &over));
         let measured = (0..turns).try_for_each(|_| {
             api.ask(&["apply", &quiet])?;
             outcome.alone.push(next_stay(&running)?);
+            outcome.stranger.push(beside_a_stranger(&running)?);
             api.ask(&["apply", &checked])?;
             turn_beside(&api, &running, &mut outcome)
         });
@@ -87,6 +91,31 @@ pub(crate) fn run(wire: &Wire, site: &Site, generator_cpu: usize, turns: usize) 
     })?;
     running.stop()?;
     Ok(outcome)
+}
+
+/// Somebody goes through memory that no cache holds.
+fn beside_a_stranger(running: &Running<'_>) -> Result<Stay> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut words = vec![1_u64; 8 << 20];
+            while !stop.load(Ordering::Relaxed) {
+                // Not all of it at once: so that the end is seen.
+                for part in words.chunks_mut(1 << 16) {
+                    for word in part {
+                        *word = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                    }
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            }
+            std::hint::black_box(&words);
+        });
+        let stay = next_stay(running);
+        stop.store(true, Ordering::Relaxed);
+        stay
+    })
 }
 
 /// Members change all the time, and are asked for.
@@ -296,45 +325,43 @@ impl Drop for Side {
 }
 
 impl Outcome {
-    fn ratio(&self, figure: Figure) -> f64 {
-        middle(&self.beside, figure) / middle(&self.alone, figure)
-    }
-
     /// For people.
     pub(crate) fn print(&self) {
         println!("beside");
         println!(
-            "  {} turns each; beside: {:.0} checks a second, {} changes by the API, as many questions",
+            "  {} turns each; control: {:.0} checks a second, {} changes by the API, as many questions",
             self.alone.len(),
             self.checks_per_second,
             self.edits
         );
-        println!("  packets stay, ns (medians)      alone     beside   ratio");
+        println!("  packets stay, ns (medians)        alone   beside a stranger       beside control");
         let rows: [(&str, Figure); 3] =
             [("p50", |stay| stay.p50), ("p99", |stay| stay.p99), ("p99.9", |stay| stay.p999)];
         for (name, figure) in rows {
-            let (alone, beside) = (middle(&self.alone, figure), middle(&self.beside, figure));
-            println!("    {name:<22} {alone:>12.0} {beside:>10.0} {:>7.2}", self.ratio(figure));
+            let [alone, stranger, beside] = [&self.alone, &self.stranger, &self.beside].map(|one| middle(one, figure));
+            println!(
+                "    {name:<22} {alone:>12.0} {stranger:>12.0} ({:>4.2}) {beside:>12.0} ({:>4.2})",
+                stranger / alone,
+                beside / alone
+            );
         }
-        let pps = |stays: &[Stay]| middle(stays, |stay| stay.pps);
-        println!("    packets a second       {:>12.0} {:>10.0}", pps(&self.alone), pps(&self.beside));
+        let [alone, stranger, beside] =
+            [&self.alone, &self.stranger, &self.beside].map(|one| middle(one, |stay| stay.pps));
+        println!("    packets a second       {alone:>12.0} {stranger:>12.0}        {beside:>12.0}");
     }
 
     /// For programs.
     pub(crate) fn json(&self) -> Value {
         let told = |stays: &[Stay]| -> Vec<Value> {
-            stays
-                .iter()
-                .map(|stay| json!({ "p50": stay.p50, "p99": stay.p99, "p999": stay.p999, "pps": stay.pps }))
-                .collect()
+            let one = |stay: &Stay| json!({ "p50": stay.p50, "p99": stay.p99, "p999": stay.p999, "pps": stay.pps });
+            stays.iter().map(one).collect()
         };
         json!({
             "alone": told(&self.alone),
+            "stranger": told(&self.stranger),
             "beside": told(&self.beside),
             "checks_per_second": self.checks_per_second,
             "edits": self.edits,
-            "ratio_p50": self.ratio(|stay| stay.p50),
-            "ratio_p99": self.ratio(|stay| stay.p99),
         })
     }
 }

@@ -277,6 +277,9 @@ impl Daemon {
         daemon.serve()?;
         daemon.say_shared_addresses(&BTreeSet::new());
         daemon.all_workers_serve().await?;
+        if let Some(plane) = &daemon.plane {
+            daemon.shared.cores.leave(plane.cores());
+        }
         daemon.store.save(&daemon.running);
         let version = format!("pointsman {}, revision {}", env!("CARGO_PKG_VERSION"), daemon.running.revision);
         daemon.events.add("daemon", "", (None, Some("ready".into())), version);
@@ -371,7 +374,10 @@ impl Daemon {
 
     fn came_up(&mut self, plane: Plane) {
         self.queues = Some(plane.queues());
-        self.shared.cores.leave(plane.cores());
+        // The first tables are made on all cores: nobody is in their way yet.
+        if self.generation > 0 {
+            self.shared.cores.leave(plane.cores());
+        }
         for (name, (xdp_mode, copy_mode)) in plane.interfaces().iter().zip(plane.modes()) {
             let how = format!("{xdp_mode} XDP, {copy_mode}");
             self.events.add("interface", name, (None, Some("served".into())), how);
