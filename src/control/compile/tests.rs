@@ -88,7 +88,10 @@ fn a_weight_from_a_script_counts_and_one_of_nothing_drains() {
     plan.health.set("p", "m0", Finding::Up { weight: Some(0) });
     let drained = compile(&mut plan, &network);
     assert!(share(&slots(&drained), "p/m1", &drained) > 0.9999);
-    assert_eq!(drained.members.iter().find(|one| one.name == "p/m0").map(|one| &one.state), Some(&MemberState::Drain));
+    assert_eq!(
+        drained.members.iter().find(|one| one.name == "p/m0").map(|one| &one.state),
+        Some(&MemberState::Drain { by_operator: false })
+    );
     plan.health.set("p", "m0", Finding::Up { weight: None });
     assert_eq!(slots(&compile(&mut plan, &network)), configured);
 }

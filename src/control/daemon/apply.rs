@@ -9,7 +9,7 @@ use std::time::Instant;
 use thiserror::Error;
 use tracing::{Level, debug, enabled, error, info, warn};
 
-use super::{Daemon, DaemonError, FIRST_RESOLUTION};
+use super::{Daemon, DaemonError, FIRST_RESOLUTION, view};
 use crate::control::api::desk::{Order, Reply, Wish};
 use crate::control::api::problem::Problem;
 use crate::control::api::routes::no_such;
@@ -21,7 +21,7 @@ use crate::control::model::Model;
 use crate::control::neighbor::{Network, NextHop};
 use crate::control::plane;
 use crate::control::reload::Loaded;
-use crate::control::state::{Edit, Edits, Running};
+use crate::control::state::{Edit, Edits, RETRY, Running};
 use crate::dataplane::flow::Sizes;
 use crate::dataplane::port::nic;
 
@@ -60,6 +60,8 @@ fn list(settings: &[Setting]) -> String {
 pub(super) struct Proposal {
     next: Running,
     model: Model,
+    /// Addresses of its new members.
+    new: Vec<Ipv4Addr>,
     until: Instant,
     origin: Origin,
 }
@@ -126,8 +128,11 @@ impl Daemon {
         let wanted = [&self.plan.model, &model];
         let members = wanted.iter().flat_map(|model| &model.pools).flat_map(|pool| &pool.members);
         self.watcher.watch(members.map(|member| member.address).collect::<BTreeSet<_>>());
+        let known: HashSet<Ipv4Addr> = self.plan.targets().into_iter().collect();
+        let members = model.pools.iter().flat_map(|pool| &pool.members);
+        let new = members.map(|member| member.address).filter(|address| !known.contains(address)).collect();
         self.watcher.list(wanted.iter().flat_map(|model| &model.interfaces).map(|interface| interface.name.clone()));
-        self.proposal = Some(Proposal { next, model, until: Instant::now() + FIRST_RESOLUTION, origin });
+        self.proposal = Some(Proposal { next, model, new, until: Instant::now() + FIRST_RESOLUTION, origin });
         Ok(())
     }
 
@@ -135,8 +140,7 @@ impl Daemon {
     pub(super) fn settle(&mut self) -> Result<Option<String>, DaemonError> {
         let network = &self.network;
         let is_due = |proposal: &mut Proposal| {
-            let members = proposal.model.pools.iter().flat_map(|pool| &pool.members);
-            let are_settled = members.map(|member| member.address).all(|target| network.is_settled(target));
+            let are_settled = proposal.new.iter().all(|&target| network.is_settled(target));
             let mut interfaces = proposal.model.interfaces.iter().map(|interface| &interface.name);
             let are_known = interfaces.all(|name| network.links.contains_key(name) || !nic::exists(name));
             (are_settled && are_known) || Instant::now() >= proposal.until
@@ -167,21 +171,39 @@ impl Daemon {
                 let plural = if errors.len() == 1 { "" } else { "s" };
                 let words = format!("not reloaded: {} error{plural} in the file; nothing has changed", errors.len());
                 error!("{words}");
+                let first = errors.first().map_or_else(String::new, |error| format!(" ({error})"));
+                self.say_config(&format!("{words}{first}"));
                 return Some(words);
             }
         };
+        // As at a start: whoever has not touched the file does not mean it.
+        if next.startup == self.running.startup
+            && let Some(changes) = self.running.changes()
+        {
+            let words = format!("reloaded: the file has not changed; what was changed at run time goes on: {changes}");
+            info!("{words}");
+            self.say_config(&words);
+            return Some(words);
+        }
         if enabled!(Level::DEBUG)
             && let Ok(plan) = self.plan(&next.model())
         {
             debug!("the plan:\n{plan}");
         }
-        if !self.running.edits.is_empty() || self.running.applied.is_some() {
-            info!("the file rules: what was changed at run time is dropped where it differs");
-        }
         match self.propose(next, Origin::File) {
             Ok(()) => None,
-            Err((refused, _)) => Some(say("reloaded", Err(refused)).0),
+            Err((refused, origin)) => self.conclude(self.running.clone(), origin, Err(refused)),
         }
+    }
+
+    fn say_config(&mut self, words: &str) {
+        let revision = self.running.revision;
+        self.events.add("config", "", (None, None), format!("revision {revision}: {words}"));
+    }
+
+    /// The edits that another configuration ends.
+    pub(in crate::control) fn edits_that_end(&self) -> Vec<String> {
+        self.running.edits_ended(&Running { edits: Edits::new(), ..self.running.clone() })
     }
 
     /// What an order comes to is proposed; what cannot be is refused at once.
@@ -232,18 +254,32 @@ impl Daemon {
     }
 
     /// Takes down what rules now, and says what came of it: by what is returned, or to whom has asked.
-    fn conclude(&mut self, next: Running, origin: Origin, result: Result<Change, Refused>) -> Option<String> {
-        let verb = if matches!(origin, Origin::File) { "reloaded" } else { "applied" };
-        let mut saved = None;
-        if let Ok(change) = &result {
+    fn conclude(&mut self, next: Running, origin: Origin, mut result: Result<Change, Refused>) -> Option<String> {
+        let is_file = matches!(origin, Origin::File);
+        let (mut saved, mut dropped, mut is_news) = (None, None, true);
+        if let Ok(change) = &mut result {
+            if !Arc::ptr_eq(&next.base, &self.running.base) {
+                change.edits_ended = self.running.edits_ended(&next);
+                dropped = self.running.changes().filter(|_| is_file);
+            }
             // The same model may have come from another text.
             let changes = u64::from(!change.is_empty() || next.edits != self.running.edits);
-            self.running = Running { revision: self.running.revision + changes, ..next };
-            saved = Some(self.store.save(&self.running));
+            let next = Running { revision: self.running.revision + changes, ..next };
+            is_news = !next.is_as(&self.running);
+            self.running = next;
+            // Who asks again for what is not saved yet waits for that.
+            saved = (is_news || self.store.failure().is_some()).then(|| self.store.save(&self.running));
         }
         let revision = self.running.revision;
-        let (words, result) = say(verb, result);
-        self.events.add("config", "", (None, None), format!("revision {revision}: {words}"));
+        let (words, result) = say(if is_file { "reloaded" } else { "applied" }, result);
+        if is_news {
+            self.say_config(&words);
+        }
+        if let Some(dropped) = dropped {
+            let words = format!("{} has changed: what was changed at run time is dropped: {dropped}", self.file);
+            warn!("{words}");
+            self.say_config(&words);
+        }
         let Origin::Order(reply) = origin else { return Some(words) };
         tokio::spawn(async move {
             let answer = match (result, saved) {
@@ -324,13 +360,26 @@ impl Daemon {
         self.watcher.list(self.listed());
     }
 
-    /// What was said of those that are gone is said again should they come back.
+    /// Says that they are gone. What was said of them is said again should they come back.
     fn forget_what_is_gone(&mut self) {
         let members: HashSet<String> =
             self.plan.members().map(|(pool, member, _)| format!("{}/{}", pool.name, member.name)).collect();
-        self.said.retain(|name, _| members.contains(name));
+        let mut gone = Vec::new();
+        for (name, said) in self.said.extract_if(|name, _| !members.contains(name)) {
+            gone.push(("member", name, view::state_of(&said.state).0));
+        }
         let pools: HashSet<&String> = self.plan.model.pools.iter().map(|pool| &pool.name).collect();
-        self.said_of_pools.retain(|name, _| pools.contains(name));
+        for (name, said) in self.said_of_pools.extract_if(|name, _| !pools.contains(name)) {
+            gone.push(("pool", name, said.state.name()));
+        }
+        let vips: HashSet<&String> = self.plan.model.vips.iter().map(|vip| &vip.name).collect();
+        for (name, state) in self.said_of_vips.extract_if(|name, _| !vips.contains(name)) {
+            gone.push(("vip", name, state));
+        }
+        gone.sort_unstable();
+        for (kind, name, state) in gone {
+            self.events.add(kind, &name, (Some(state.to_owned()), Some("removed".into())), String::new());
+        }
         let interfaces = self.listed();
         self.unfit.retain(|name, _| interfaces.contains(name));
         self.refusals.retain(|name, _| interfaces.contains(name));
@@ -339,7 +388,12 @@ impl Daemon {
 }
 
 fn not_saved(why: &str) -> Problem {
-    Problem::new(500, format!("the change is in force, but a restart would lose it: it could not be saved: {why}"))
+    Problem::new(
+        500,
+        format!(
+            "the change is in force, but a restart would lose it: it could not be saved: {why} (tried again every {RETRY:?})"
+        ),
+    )
 }
 
 /// Says what came of it, in words that whoever asked for it is told, too.

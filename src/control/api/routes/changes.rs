@@ -113,11 +113,13 @@ async fn apply(
         return Ok(Json(Applied { revision, summary: change.summary(), plan: change.to_string(), change }, revision)
             .into_response());
     }
-    let (planned, now) = desk.ask(move |daemon| (daemon.plan(&model), daemon.revision())).await?;
+    let (planned, edits, now) =
+        desk.ask(move |daemon| (daemon.plan(&model), daemon.edits_that_end(), daemon.revision())).await?;
     if let Some(wanted) = revision.filter(|wanted| *wanted != now) {
         return Err(Problem::new(409, format!("revision {now} rules, not {wanted}")).about("If-Match"));
     }
-    let change = planned.map_err(|refused| Problem::new(422, refused.to_string()))?;
+    let mut change = planned.map_err(|refused| Problem::new(422, refused.to_string()))?;
+    change.edits_ended = edits;
     Ok(Json(Applied { revision: now, summary: change.summary(), plan: change.to_string(), change }, now)
         .into_response())
 }
