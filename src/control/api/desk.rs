@@ -53,6 +53,7 @@ pub(super) struct Desk {
     questions: mpsc::Sender<Question>,
     streams: Arc<Semaphore>,
     large_bodies: Arc<Semaphore>,
+    plans: Arc<Semaphore>,
 }
 
 /// The control thread's side.
@@ -74,6 +75,7 @@ pub(super) fn desk() -> (Desk, Clerk) {
             orders: orders_sender,
             streams: Arc::new(Semaphore::new(STREAMS)),
             large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
+            plans: Arc::new(Semaphore::new(1)),
         },
         Clerk { questions, orders },
     )
@@ -93,6 +95,11 @@ impl Desk {
     /// A permit for each large body.
     pub(super) fn large_bodies(&self) -> Arc<Semaphore> {
         Arc::clone(&self.large_bodies)
+    }
+
+    /// A permit for each plan that is worked out.
+    pub(super) fn plans(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.plans)
     }
 
     /// Has the daemon change something; returns when it is so, and on the disk.
