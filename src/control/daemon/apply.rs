@@ -249,7 +249,9 @@ impl Daemon {
         let next = self.running.clone();
         match wish {
             Wish::Apply { model, text } => {
-                Ok(Running { base: Arc::new(*model), applied: Some(text), edits: Edits::new(), ..next })
+                // The startup file's own text is nothing that a start would not find there.
+                let applied = (*text != *next.file).then_some(text);
+                Ok(Running { base: Arc::new(*model), applied, edits: Edits::new(), ..next })
             }
             Wish::Edit { pool, member, patch } => {
                 let mut members = next.base.pools.iter().filter(|one| one.name == pool).flat_map(|one| &one.members);
