@@ -286,7 +286,7 @@ fn json_has_stable_keys() {
     let new = with("\"198.51.100.1\"", "\"198.51.100.1\"\nweight = 7");
     let change = Change::between(&model(BASE), &new, true);
     let expected = json!({
-        "settings": [], "vips": [], "pools": [], "monitors": [], "impact": [],
+        "settings": [], "vips": [], "pools": [], "monitors": [], "edits_ended": [], "impact": [],
         "members": [{"what": "changed", "name": "web/web1", "identity": "198.51.100.1",
                      "keys": [{"key": "weight", "from": 1, "to": 7}]}],
     });

@@ -82,7 +82,9 @@ impl Place {
         match stored.running(&startup) {
             Ok(running) => {
                 let said = running.changes().map(|changes| format!("changed at run time, and still so: {changes}"));
-                said.iter().for_each(|words| info!("{words}"));
+                if let Some(words) = &said {
+                    info!("{words}");
+                }
                 Restored { running, said: said.into_iter().collect() }
             }
             Err(errors) => {
@@ -175,14 +177,11 @@ fn later(running: Running, revision: u64) -> Running {
 fn startup_rules(startup: Running, before: &Stored, file: &str) -> Restored {
     let mut said = Vec::new();
     if let Some(changes) = before.changes() {
-        let mut words = format!("{file} has changed: what was changed at run time is dropped: {changes}");
         // What another text meant is not to be seen from its name.
-        if before.config.is_some()
-            && let Ok(old) = before.running(&startup)
-        {
-            words +=
-                &format!(" (what comes of it: {})", Change::between(&old.model(), &startup.model(), false).summary());
-        }
+        let old = before.running(&startup).ok().filter(|_| before.config.is_some());
+        let comes = old.map(|old| Change::between(&old.model(), &startup.model(), false).summary());
+        let comes = comes.map_or_else(String::new, |summary| format!(" (what comes of it: {summary})"));
+        let words = format!("{file} has changed: what was changed at run time is dropped: {changes}{comes}");
         warn!("{words}");
         said.push(words);
     }
@@ -222,11 +221,11 @@ impl Store {
         let (sender, saves) = mpsc::channel::<Save>();
         let (say, said) = mpsc::channel();
         let failure = Arc::default();
-        let mut saver = Saver { place, unsaved: None, failure: Arc::clone(&failure) };
+        let mut keeper = Saver { place, unsaved: None, failure: Arc::clone(&failure) };
         thread::Builder::new().name("state".into()).spawn(move || {
             privileges::confine_helper();
             let _ = say.send(gettid());
-            while saver.next(&saves) {}
+            while keeper.next(&saves) {}
         })?;
         let thread = said.recv().map_err(|_| io::Error::other("the thread that saves changes has died"))?;
         Ok(Self { saves: sender, thread, failure })

@@ -89,7 +89,7 @@ fn a_directory_is_one_processs() {
     Place::open(&directory.path().join("deep/er")).expect("it is free");
 }
 
-/// No ETag that was given out before may match again.
+/// No revision that was given out before may match again.
 #[test]
 fn what_cannot_be_used_is_set_aside_and_revisions_go_on() {
     let directory = tempfile::tempdir().expect("a directory");
