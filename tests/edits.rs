@@ -289,6 +289,36 @@ fn what_cannot_be_saved_is_a_problem_until_it_is() {
     assert!(balancer.stop().expect("stop").success());
 }
 
+#[test]
+fn vips_are_taken_out_of_service_and_stay_so() {
+    let Some(lab) = build(&topology()) else { return };
+    let text = config(&lab, &[1, 1]);
+    let mut balancer = lab.spawn_balancer(&text).expect("balancer");
+    let said = printed(&lab, &["vip", "disable", "http"]);
+    assert!(said.contains("enabled true → false"), "{said}");
+    let state = || get(&lab, "/v1/vips/http").json()["state"].clone();
+    assert_eq!(state(), "disabled");
+    let notes = json!(["differs from balancer-1.toml: 1 edit", "VIP http disabled: enabled = false"]);
+    assert_eq!(get(&lab, "/v1/status").json()["notes"], notes);
+    assert_eq!(printed_json(&lab, &["config", "--json"])["vips"], json!({ "http": false }));
+    let (code, words) = failed(&lab, &["vip", "disable", "htpp"]);
+    assert!(code == Some(1) && words.contains("there is no VIP \"htpp\" (did you mean \"http\"?)"), "{words}");
+    let wrong = request(&lab, "PATCH", "/v1/vips/http", "", "{\"enabled\": 1}");
+    wrong.assert_problem(422, "(allowed: enabled)");
+    assert_eq!(wrong.json()["field"], "enabled");
+    balancer.kill().expect("killed");
+    let mut balancer = lab.spawn_balancer(&text).expect("balancer");
+    assert_logs(&balancer, "changed at run time, and still so: VIP http: disabled");
+    assert_eq!(state(), "disabled");
+    printed(&lab, &["vip", "enable", "http"]);
+    assert_eq!((state(), get(&lab, "/v1/status").json()["notes"].clone()), (json!("up"), json!([])));
+    printed(&lab, &["vip", "disable", "http"]);
+    reload(&lab, &balancer, &config(&lab, &[1, 2]), "1 edit ended: enabled = false of VIP http");
+    assert_logs(&balancer, "what was changed at run time is dropped: VIP http: disabled");
+    assert_eq!(state(), "up");
+    assert!(balancer.stop().expect("stop").success());
+}
+
 /// Somebody who drains a member does not wait for others that nobody answers for.
 #[test]
 fn an_edit_waits_for_nobody_who_was_there_before() {

@@ -12,7 +12,7 @@ pub(super) fn config(client: &ClientArguments) -> ExitCode {
         if client.json {
             return pretty(&value);
         }
-        let edits = config.edits.len();
+        let edits = config.edits.len() + config.vips.len();
         if edits > 0 {
             let plural = if edits == 1 { "" } else { "s" };
             // Nothing is left to be done when nobody reads it.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use hyper::Method;
+use serde::Serialize;
 
 use super::client::{Ask, ClientArguments, ClientError, finish, pretty};
 use super::output;
@@ -92,8 +93,9 @@ pub struct EditArguments {
     /// Only if this revision rules (see: pointsman status)
     #[arg(long, value_name = "N")]
     revision: Option<u64>,
+    /// Whom to ask, and how to print
     #[command(flatten)]
-    client: ClientArguments,
+    pub(super) client: ClientArguments,
 }
 
 /// Runs it.
@@ -156,16 +158,20 @@ fn one(name: &str, client: &ClientArguments) -> Result<String, ClientError> {
 }
 
 /// Has the daemon change a member; what has changed.
-fn change(
-    name: &str,
-    patch: &MemberPatch,
+fn change(name: &str, patch: &MemberPatch, arguments: &EditArguments) -> Result<String, ClientError> {
+    patch_at(&path(name)?, patch, arguments)
+}
+
+/// Has the daemon change what is at this path; what has changed.
+pub(super) fn patch_at<T: Serialize>(
+    place: &str,
+    patch: &T,
     EditArguments { revision, client }: &EditArguments,
 ) -> Result<String, ClientError> {
     let body = serde_json::to_vec(patch).unwrap_or_default();
-    let place = path(name)?;
     let value = client.ask(Ask {
         method: Method::PATCH,
-        path: &place,
+        path: place,
         content_type: "application/json",
         body,
         revision: *revision,

@@ -61,7 +61,7 @@ enum Command {
     Apply(apply::ApplyArguments),
     /// VIPs: what is served
     #[command(subcommand)]
-    Vip(Show),
+    Vip(vip::VipCommand),
     /// Pools: who serves together
     #[command(subcommand)]
     Pool(Show),
@@ -142,7 +142,7 @@ pub fn main() -> ExitCode {
         Command::Status(client) => status::status(&client),
         Command::Config(client) => config::config(&client),
         Command::Apply(arguments) => apply::apply(&arguments),
-        Command::Vip(show) => vip::vip(&show),
+        Command::Vip(command) => vip::vip(&command),
         Command::Pool(show) => pool::pool(&show),
         Command::Member(command) => member::member(&command),
         Command::Conn(command) => conn::conn(&command),

@@ -1,18 +1,61 @@
-//! `pointsman vip list|show`.
+//! `pointsman vip list|show|enable|disable`.
 
 use std::process::ExitCode;
 
-use super::Show;
+use clap::Subcommand;
+
 use super::client::{ClientArguments, ClientError, finish, pretty};
+use super::member::{EditArguments, patch_at};
 use super::table::Table;
-use crate::control::api::shape::{PortOrAny, Vip};
+use crate::control::api::shape::{PortOrAny, Vip, VipPatch};
+
+/// What is done with VIPs.
+#[derive(Subcommand)]
+pub(super) enum VipCommand {
+    /// All of them
+    List(ClientArguments),
+    /// One of them
+    Show {
+        /// Its name
+        name: String,
+        /// Whom to ask, and how to print
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Serve a VIP again, after `disable`
+    Enable {
+        /// Its name
+        name: String,
+        /// Options of every edit
+        #[command(flatten)]
+        edit: EditArguments,
+    },
+    /// Drop what comes for a VIP, as with `enabled = false`
+    Disable {
+        /// Its name
+        name: String,
+        /// Options of every edit
+        #[command(flatten)]
+        edit: EditArguments,
+    },
+}
 
 /// Runs it.
-pub(super) fn vip(show: &Show) -> ExitCode {
-    finish(match show {
-        Show::List(client) => list(client),
-        Show::Show { name, client } => one(name, client),
+pub(super) fn vip(command: &VipCommand) -> ExitCode {
+    finish(match command {
+        VipCommand::List(client) => list(client),
+        VipCommand::Show { name, client } => one(name, client),
+        VipCommand::Enable { name, edit } => change(name, true, edit),
+        VipCommand::Disable { name, edit } => change(name, false, edit),
     })
+}
+
+fn change(name: &str, enabled: bool, edit: &EditArguments) -> Result<String, ClientError> {
+    patch_at(&path(name), &VipPatch { enabled: Some(enabled) }, edit)
+}
+
+fn path(name: &str) -> String {
+    format!("/v1/vips/{}", super::path_segment(name))
 }
 
 fn list(client: &ClientArguments) -> Result<String, ClientError> {
@@ -21,7 +64,7 @@ fn list(client: &ClientArguments) -> Result<String, ClientError> {
 }
 
 fn one(name: &str, client: &ClientArguments) -> Result<String, ClientError> {
-    let (value, vip) = client.get::<Vip>(&format!("/v1/vips/{}", super::path_segment(name)))?;
+    let (value, vip) = client.get::<Vip>(&path(name))?;
     Ok(if client.json { pretty(&value) } else { table(&[vip]) })
 }
 

@@ -37,6 +37,9 @@ pub struct Edit {
 /// By `POOL/MEMBER`.
 pub type Edits = BTreeMap<String, Edit>;
 
+/// VIPs whose `enabled` is another than the configuration's: it, by name.
+pub type VipEdits = BTreeMap<String, bool>;
+
 impl Edit {
     /// `drain, weight 7`
     fn words(&self) -> String {
@@ -67,8 +70,10 @@ pub struct Running {
     pub file: Arc<str>,
     /// The text that was applied; the startup file's rules where `None`.
     pub applied: Option<Arc<str>>,
-    /// What was edited since.
+    /// What was edited of members since.
     pub edits: Edits,
+    /// What was edited of VIPs since.
+    pub vips: VipEdits,
     /// The startup file's text when it last ruled, as a hash.
     pub startup: String,
     /// Counts changes.
@@ -84,6 +89,8 @@ struct Stored {
     startup: String,
     config: Option<String>,
     edits: Edits,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    vips: VipEdits,
 }
 
 /// 128 bits, in hexadecimal. Whoever writes the file may choose it as they like: nothing is proven by it.
@@ -97,7 +104,15 @@ impl Running {
     /// A startup file's, as if nothing had ever been changed.
     pub fn startup(model: Model, text: &str) -> Self {
         let startup = hash_of(text);
-        Self { base: Arc::new(model), file: text.into(), applied: None, edits: Edits::new(), startup, revision: 1 }
+        Self {
+            base: Arc::new(model),
+            file: text.into(),
+            applied: None,
+            edits: Edits::new(),
+            vips: VipEdits::new(),
+            startup,
+            revision: 1,
+        }
     }
 
     /// The text that rules.
@@ -108,6 +123,9 @@ impl Running {
     /// With the edits.
     pub fn model(&self) -> Model {
         let mut model = (*self.base).clone();
+        for vip in &mut model.vips {
+            vip.enabled = self.vips.get(&vip.name).copied().unwrap_or(vip.enabled);
+        }
         if self.edits.is_empty() {
             return model;
         }
@@ -124,7 +142,7 @@ impl Running {
 
     /// What was changed at run time, all of it: `the applied configuration; http/member1: drain`. `None`: nothing was.
     pub fn changes(&self) -> Option<String> {
-        changes(self.applied.is_some(), &self.edits)
+        changes(self.applied.is_some(), &self.edits, &self.vips)
     }
 
     /// The edits that are none under `next`: `drain of http/member1`.
@@ -132,31 +150,48 @@ impl Running {
         let ended = |(name, edit): (&String, &Edit)| {
             edit.not_in(next.edits.get(name)).map(|what| format!("{what} of {name}")).collect::<Vec<_>>()
         };
-        self.edits.iter().flat_map(ended).collect()
+        let vips = self.vips.iter().filter(|(name, enabled)| next.vips.get(*name) != Some(enabled));
+        let vips = vips.map(|(name, enabled)| format!("enabled = {enabled} of VIP {name}"));
+        vips.chain(self.edits.iter().flat_map(ended)).collect()
+    }
+
+    /// The same without any edit.
+    #[must_use]
+    pub fn unedited(self) -> Self {
+        Self { edits: Edits::new(), vips: VipEdits::new(), ..self }
+    }
+
+    /// How many members and VIPs are edited.
+    pub fn edited(&self) -> usize {
+        self.edits.len() + self.vips.len()
     }
 
     /// Whether the same text rules with the same edits, so that there is nothing to be saved.
     pub fn is_as(&self, other: &Self) -> bool {
-        let Self { base: _, file: _, applied, edits, startup, revision } = self;
-        (applied, edits, startup, revision) == (&other.applied, &other.edits, &other.startup, &other.revision)
+        let Self { base: _, file: _, applied, edits, vips, startup, revision } = self;
+        (applied, edits, vips) == (&other.applied, &other.edits, &other.vips)
+            && (startup, revision) == (&other.startup, &other.revision)
     }
 
     fn stored(&self) -> Stored {
-        let Self { applied, edits, startup, revision, .. } = self;
+        let Self { applied, edits, vips, startup, revision, .. } = self;
         Stored {
             format: FORMAT,
             revision: *revision,
             startup: startup.clone(),
             config: applied.as_deref().map(str::to_owned),
             edits: edits.clone(),
+            vips: vips.clone(),
         }
     }
 }
 
-fn changes(is_applied: bool, edits: &Edits) -> Option<String> {
+fn changes(is_applied: bool, edits: &Edits, vips: &VipEdits) -> Option<String> {
     let applied = is_applied.then(|| "the applied configuration".to_owned());
     let edits = edits.iter().map(|(name, edit)| format!("{name}: {}", edit.words()));
-    let all: Vec<String> = applied.into_iter().chain(edits).collect();
+    let word = |enabled: &bool| if *enabled { "enabled" } else { "disabled" };
+    let vips = vips.iter().map(|(name, enabled)| format!("VIP {name}: {}", word(enabled)));
+    let all: Vec<String> = applied.into_iter().chain(vips).chain(edits).collect();
     (!all.is_empty()).then(|| all.join("; "))
 }
 
@@ -172,6 +207,7 @@ impl Stored {
             file: Arc::clone(&startup.file),
             applied: self.config.as_deref().map(Arc::from),
             edits: self.edits.clone(),
+            vips: self.vips.clone(),
             startup: self.startup.clone(),
             revision: self.revision,
         })
@@ -179,7 +215,7 @@ impl Stored {
 
     /// As of [`Running::changes`].
     fn changes(&self) -> Option<String> {
-        changes(self.config.is_some(), &self.edits)
+        changes(self.config.is_some(), &self.edits, &self.vips)
     }
 }
 

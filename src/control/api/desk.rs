@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::problem::Problem;
-use super::shape::MemberPatch;
+use super::shape::{MemberPatch, VipPatch};
 use crate::control::change::Change;
 use crate::control::daemon::Daemon;
 use crate::control::model::Model;
@@ -38,6 +38,8 @@ pub(in crate::control) enum Wish {
     Apply { model: Box<Model>, text: Arc<str> },
     /// Something about one member.
     Edit { pool: String, member: String, patch: MemberPatch },
+    /// Something about one VIP.
+    EditVip { vip: String, patch: VipPatch },
 }
 
 /// What has changed, and the revision that rules now.

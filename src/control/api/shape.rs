@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::control::change::Change;
-use crate::control::state::Edits;
+use crate::control::state::{Edits, VipEdits};
 use crate::control::time::rfc3339;
 
 /// `GET /v1/status`
@@ -233,6 +233,8 @@ pub struct Config {
     pub text: String,
     /// What was edited of it, by `POOL/MEMBER`; what was not is left out.
     pub edits: Edits,
+    /// Likewise of VIPs, by name: whether each is enabled.
+    pub vips: VipEdits,
 }
 
 /// What a change came to, or would.
@@ -261,6 +263,15 @@ pub struct MemberPatch {
     /// Whether it drains: gets nothing new, and has its weight again afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<bool>,
+}
+
+/// `PATCH /v1/vips/{name}`: what is to be another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VipPatch {
+    /// Whether it is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
 }
 
 /// `GET /v1/flows`: a line for each of these.

@@ -21,7 +21,7 @@ use crate::control::identity::NoIds;
 use crate::control::model::Model;
 use crate::control::plane;
 use crate::control::reload::Loaded;
-use crate::control::state::{Edit, Edits, RETRY, Running};
+use crate::control::state::{Edit, RETRY, Running};
 use crate::dataplane::flow::Sizes;
 use crate::dataplane::port::nic;
 
@@ -220,7 +220,7 @@ impl Daemon {
 
     /// The edits that another configuration ends.
     pub(in crate::control) fn edits_that_end(&self) -> Vec<String> {
-        self.running.edits_ended(&Running { edits: Edits::new(), ..self.running.clone() })
+        self.running.edits_ended(&self.running.clone().unedited())
     }
 
     /// What an order comes to is proposed; what cannot be is refused at once.
@@ -251,7 +251,20 @@ impl Daemon {
             Wish::Apply { model, text } => {
                 // The startup file's own text is nothing that a start would not find there.
                 let applied = (*text != *next.file).then_some(text);
-                Ok(Running { base: Arc::new(*model), applied, edits: Edits::new(), ..next })
+                Ok(Running { base: Arc::new(*model), applied, ..next.unedited() })
+            }
+            Wish::EditVip { vip, patch } => {
+                let Some(base) = next.base.vips.iter().find(|one| one.name == vip) else {
+                    let names: Vec<String> = next.base.vips.iter().map(|vip| vip.name.clone()).collect();
+                    return Err(Box::new(no_such("VIP", &vip, &names)));
+                };
+                let mut vips = next.vips.clone();
+                match patch.enabled {
+                    Some(enabled) if enabled != base.enabled => drop(vips.insert(vip, enabled)),
+                    Some(_) => drop(vips.remove(&vip)),
+                    None => {}
+                }
+                Ok(Running { vips, ..next })
             }
             Wish::Edit { pool, member, patch } => {
                 let mut members = next.base.pools.iter().filter(|one| one.name == pool).flat_map(|one| &one.members);
@@ -282,7 +295,8 @@ impl Daemon {
                 dropped = self.running.changes().filter(|_| is_file);
             }
             // The same model may have come from another text.
-            let changes = u64::from(!change.is_empty() || next.edits != self.running.edits);
+            let is_edited = (&next.edits, &next.vips) != (&self.running.edits, &self.running.vips);
+            let changes = u64::from(!change.is_empty() || is_edited);
             let next = Running { revision: self.running.revision + changes, ..next };
             is_news = !next.is_as(&self.running);
             self.running = next;

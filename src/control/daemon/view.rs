@@ -131,13 +131,15 @@ impl Daemon {
     /// What is not wrong, and not as the file has it either, or gets no traffic on purpose.
     fn notes_view(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        let edits = self.running.edits.len();
+        let edits = self.running.edited();
         let edits = (edits > 0).then(|| format!("{edits} edit{}", if edits == 1 { "" } else { "s" }));
         let applied = self.running.applied.as_ref().map(|_| "applied configuration".to_owned());
         let differs: Vec<String> = applied.into_iter().chain(edits).collect();
         if !differs.is_empty() {
             notes.push(format!("differs from {}: {}", self.file, differs.join(", ")));
         }
+        let disabled = self.plan.model.vips.iter().filter(|vip| !vip.enabled);
+        name_some(&mut notes, "VIPs", disabled.map(|vip| format!("VIP {} disabled: enabled = false", vip.name)));
         let quiet = self.members.iter().filter_map(|member| match &member.state {
             state @ (MemberState::Drain { .. } | MemberState::Disabled) => {
                 let (word, reason) = state_of(state);
@@ -151,13 +153,14 @@ impl Daemon {
 
     /// The text that rules, and what was edited of it.
     pub(in crate::control) fn configuration(&self) -> shape::Config {
-        let Running { applied, edits, revision, .. } = &self.running;
+        let Running { applied, edits, vips, revision, .. } = &self.running;
         shape::Config {
             revision: *revision,
             source: if applied.is_some() { "applied" } else { "file" }.into(),
             file: self.file.clone(),
             text: self.running.text().to_string(),
             edits: edits.clone(),
+            vips: vips.clone(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What is changed: another configuration, or something about one member.
+//! What is changed: another configuration, or something about one member or VIP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +10,13 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{patch, post};
 use http_body_util::BodyExt as _;
+use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::desk::{Desk, Wish};
 use super::super::problem::Problem;
 use super::super::serve::Working;
-use super::super::shape::{Applied, MemberPatch};
+use super::super::shape::{Applied, MemberPatch, VipPatch};
 use super::{Json, query};
 use crate::control::model::Model;
 
@@ -32,7 +33,10 @@ const LARGE: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn routes() -> Router<Desk> {
-    Router::new().route("/v1/apply", post(apply)).route("/v1/members/{pool}/{name}", patch(edit))
+    Router::new()
+        .route("/v1/apply", post(apply))
+        .route("/v1/members/{pool}/{name}", patch(edit))
+        .route("/v1/vips/{name}", patch(edit_vip))
 }
 
 /// The whole body, if it is text and comes soon; and its place among the large ones, if it has one.
@@ -138,30 +142,44 @@ async fn edit(
     let revision = if_match(&headers)?;
     let (text, _) = read(&desk, &headers, body).await?;
     let _busy = working.begin();
-    let patch: MemberPatch = object(&text).map_err(|error| {
-        let field = ["weight", "enabled", "drain"].into_iter().find(|field| is_wrong(&text, field));
-        let problem = Problem::new(422, format!("{error} (allowed: weight, enabled, drain)"));
-        match field {
-            Some(field) => problem.about(field),
-            None => problem,
-        }
-    })?;
+    let patch: MemberPatch = object(&text, &["weight", "enabled", "drain"])?;
     let (change, revision) = desk.order(Wish::Edit { pool, member, patch }, revision).await?;
     Ok(Json(Applied { revision, summary: change.summary(), plan: change.to_string(), change }, revision)
         .into_response())
 }
 
-/// An object, and nothing else that serde would make one of (it takes arrays, too).
-fn object(text: &str) -> Result<MemberPatch, serde_json::Error> {
-    let patch = serde_json::from_str(text)?;
-    if text.trim_start().starts_with('{') {
-        return Ok(patch);
-    }
-    Err(serde::de::Error::custom("invalid type: expected an object"))
+async fn edit_vip(
+    State(desk): State<Desk>,
+    Extension(working): Extension<Working>,
+    Path(vip): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let revision = if_match(&headers)?;
+    let (text, _) = read(&desk, &headers, body).await?;
+    let _busy = working.begin();
+    let patch: VipPatch = object(&text, &["enabled"])?;
+    let (change, revision) = desk.order(Wish::EditVip { vip, patch }, revision).await?;
+    Ok(Json(Applied { revision, summary: change.summary(), plan: change.to_string(), change }, revision)
+        .into_response())
+}
+
+/// An object of these fields, and nothing else that serde would make one of (it takes arrays, too).
+fn object<T: DeserializeOwned>(text: &str, fields: &[&str]) -> Result<T, Problem> {
+    let error = match serde_json::from_str(text) {
+        Ok(patch) if text.trim_start().starts_with('{') => return Ok(patch),
+        Ok(_) => "invalid type: expected an object".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let problem = Problem::new(422, format!("{error} (allowed: {})", fields.join(", ")));
+    Err(match fields.iter().find(|field| is_wrong::<T>(text, field)) {
+        Some(field) => problem.about(*field),
+        None => problem,
+    })
 }
 
 /// Whether this field alone is wrong already.
-fn is_wrong(text: &str, field: &str) -> bool {
+fn is_wrong<T: DeserializeOwned>(text: &str, field: &str) -> bool {
     let value = serde_json::from_str::<serde_json::Value>(text).ok().and_then(|all| all.get(field).cloned());
-    value.is_some_and(|value| serde_json::from_value::<MemberPatch>(serde_json::json!({ field: value })).is_err())
+    value.is_some_and(|value| serde_json::from_value::<T>(serde_json::json!({ field: value })).is_err())
 }
