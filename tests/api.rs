@@ -315,8 +315,8 @@ fn another_configuration_is_planned_applied_and_refused() {
     assert_eq!(answer.json()["errors"][0]["field"], "vip[0].port");
     let restart = next.replace("[api]", "[dataplane]\nflows_v4 = 2048\n\n[api]");
     request(&lab, "POST", "/v1/apply", "", &restart).assert_problem(422, "dataplane.flows_v4");
-    request(&lab, "POST", "/v1/apply", "If-Match: \"1\"\r\n", &next).assert_problem(409, "revision 2 rules, not 1");
-    request(&lab, "POST", "/v1/apply?dry_run=true", "If-Match: \"1\"\r\n", &next).assert_problem(409, "revision 2");
+    request(&lab, "POST", "/v1/apply", "If-Match: \"1\"\r\n", &next).assert_problem(412, "revision 2 rules, not 1");
+    request(&lab, "POST", "/v1/apply?dry_run=true", "If-Match: \"1\"\r\n", &next).assert_problem(412, "revision 2");
     request(&lab, "POST", "/v1/apply", "If-Match: seven\r\n", &next).assert_problem(400, "is no ETag of ours");
     request(&lab, "POST", "/v1/apply?dryrun=true", "", &next).assert_problem(400, "\"dryrun\" is no parameter here");
     request(&lab, "POST", "/v1/apply?dry_run=perhaps", "", &next).assert_problem(400, "dry_run is \"perhaps\"");
@@ -336,7 +336,7 @@ fn another_configuration_is_planned_applied_and_refused() {
     }
     assert_eq!(patch(&lab, "member1", "", "{\"weight\": 70000}").json()["field"], "weight");
     patch(&lab, "membr1", "", "{\"weight\": 1}").assert_problem(404, "did you mean \"http/member1\"?");
-    patch(&lab, "member1", "If-Match: \"1\"\r\n", "{\"weight\": 9}").assert_problem(409, "revision 2 rules");
+    patch(&lab, "member1", "If-Match: \"1\"\r\n", "{\"weight\": 9}").assert_problem(412, "revision 2 rules");
     assert_eq!(get(&lab, "/v1/status").header("etag"), Some("\"2\""), "nothing has changed");
     assert_eq!(patch(&lab, "member1", "If-Match: \"2\"\r\n", "{\"weight\": 9}").status, 200);
     assert_eq!(
@@ -533,6 +533,12 @@ fn metrics_flows_and_events_are_streams() {
     assert!(events.iter().any(wanted), "{events:?}");
     let last = events.last().expect("events")["id"].to_string();
     assert_eq!(printed(&lab, &["events", "--after", &last]), "");
+    // A later run's ids are above an earlier one's: nothing that happens is missed, whatever was seen last.
+    let (code, said) = failed(&lab, &["events", "--after", "99999999999999"]);
+    assert!(code == Some(1) && said.contains(&format!("the newest event is {last}")), "{code:?} {said}");
+    let first = events[0]["id"].as_u64().expect("a number");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis();
+    assert!(u128::from(first) <= now && u128::from(first) + 600_000 > now, "{first}: when the daemon began, and {now}");
     assert!(printed(&lab, &["events"]).contains("member http/member1 up → drain"));
     // Whoever follows has been told all of it.
     let lines = std::io::BufRead::lines(std::io::BufReader::new(follower.stdout.take().expect("piped")));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use api::{Answer, PATIENCE, exchange, get, request, socket};
 use nix::sys::resource::{Resource, setrlimit};
-use pointsman::lab::{Lab, Process, Service, wait_until};
+use pointsman::lab::{Lab, Process, Service, Topology, wait_until};
 use support::{assert_clean, build, topology};
 
 /// All that the API tells of the configuration, and the state's file.
@@ -194,6 +194,16 @@ fn bad_calls() -> Vec<BadCall<'static>> {
     ] {
         calls.push(("GET", path, "", "", 400, words));
     }
+    for path in ["/v1/vips/%ff", "/v1/pools/%c3", "/v1/members/http/%fe", "/v1/members/%ff/member1"] {
+        calls.push(("GET", path, "", "", 400, "names nothing"));
+    }
+    calls.push(("PATCH", "/v1/members/http/%ff", "", "{\"weight\": 1}", 400, "names nothing"));
+    for path in ["/v1/flows?vip=%", "/v1/flows?vip=%7", "/v1/flows?vip=%zz", "/v1/flows?vip=%ff", "/v1/events?%ff=1"] {
+        calls.push(("GET", path, "", "", 400, "is not percent-encoded UTF-8"));
+    }
+    calls.push(("GET", "/v1/flows?vip=ht%74q", "", "", 404, "there is no VIP \"httq\" (did you mean \"http\"?)"));
+    calls.push(("GET", "/v1/flows?st%61te=%6fpen", "", "", 400, "state is \"open\""));
+    calls.push(("GET", "/v1/events?after=99999999999999", "", "", 410, "the newest event is"));
     calls.push(("GET", "/v1/flows?vip=htpp", "", "", 404, "did you mean"));
     calls.push(("GET", "/v1/flows?member=http/member9", "", "", 404, "there is no member"));
     for (body, words) in [
@@ -232,8 +242,8 @@ fn bad_calls() -> Vec<BadCall<'static>> {
         calls.push(("PATCH", path, "", "{\"weight\": 1}", 404, words));
     }
     for head in ["If-Match: \"0\"\r\n", "If-Match: \"99\"\r\n", "If-Match: \"18446744073709551615\"\r\n"] {
-        calls.push(("PATCH", MEMBER, head, "{\"weight\": 9}", 409, "rules"));
-        calls.push(("POST", "/v1/apply", head, MINIMAL, 409, "rules"));
+        calls.push(("PATCH", MEMBER, head, "{\"weight\": 9}", 412, "rules"));
+        calls.push(("POST", "/v1/apply", head, MINIMAL, 412, "rules"));
     }
     for head in ["If-Match: 2\r\n", "If-Match: W/\"2\"\r\n", "If-Match: \"\"\r\n", "If-Match: \"-1\"\r\n"] {
         calls.push(("PATCH", MEMBER, head, "{\"weight\": 9}", 400, "is no ETag of ours"));
@@ -316,15 +326,115 @@ fn loosely(lab: &Lab, bytes: &[u8]) -> Answer {
     Answer { status, head: head.to_owned(), body: body.to_owned() }
 }
 
+/// So many VIPs with a pool of ten members each; those of the first pools are looked at every half second.
+fn many(lab: &Lab, vips: usize, monitored: usize) -> String {
+    use std::fmt::Write as _;
+    let mut text = lab.config(&[]).replace("[api]", "[api]\nlisten = \"127.0.0.1:9190\"");
+    for vip in 0..vips {
+        let _ = write!(
+            text,
+            "\n[[vip]]\nname = \"v{vip}\"\naddress = \"198.51.100.50\"\nprotocol = \"tcp\"\nport = {}\n\
+             pool = \"p{vip}\"\n\n[[pool]]\nname = \"p{vip}\"\nscheduler = \"rr\"\n",
+            80 + vip
+        );
+        if vip < monitored {
+            text += "[[pool.monitor]]\ntype = \"http\"\nport = 80\ninterval = \"500ms\"\ntimeout = \"500ms\"\n";
+        }
+        for member in 0..10 {
+            let address = lab.topology().member_address(member);
+            let _ = write!(text, "[[pool.member]]\nname = \"m{member}\"\naddress = \"{address}\"\n");
+        }
+    }
+    text
+}
+
+/// How many checks were made, and how many of them failed.
+fn checks(lab: &Lab) -> (u64, u64) {
+    let monitors = get(lab, "/v1/monitors").json();
+    let sum = |key: &str| monitors.as_array().expect("monitors").iter().filter_map(|one| one[key].as_u64()).sum();
+    (sum("checks"), sum("failures"))
+}
+
+/// Asks the same again and again by `api.listen` until then; how many answers came.
+fn read_again_and_again(path: &str, until: Instant) -> usize {
+    let (mut answers, mut bytes) = (0, Vec::new());
+    while Instant::now() < until {
+        bytes.clear();
+        let mut stream = std::net::TcpStream::connect("127.0.0.1:9190").expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("written");
+        stream.read_to_end(&mut bytes).expect("an answer");
+        assert!(bytes.starts_with(b"HTTP/1.1 200 ") || bytes.starts_with(b"HTTP/1.1 404 "), "{path}");
+        answers += 1;
+    }
+    answers
+}
+
+#[test]
+fn who_only_reads_fails_no_check() {
+    const CLIENTS: usize = 40;
+    let Some(lab) = build(&Topology { members: 10, ..topology() }) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&many(&lab, 1000, 30)).expect("balancer");
+    assert!(wait_until(PATIENCE, || checks(&lab).0 >= 600), "{:?}", checks(&lab));
+    let mut wrong = Vec::new();
+    for path in ["/v1/status", "/v1/members", "/v1/members/p7/nobody", "/v1/vips/nobody", "/v1/pools", "/metrics"] {
+        let (made, failed) = checks(&lab);
+        let until = Instant::now() + Duration::from_secs(6);
+        let read = || {
+            let each =
+                std::array::from_fn::<_, CLIENTS, _>(|_| std::thread::spawn(move || read_again_and_again(path, until)));
+            each.into_iter().map(|thread| thread.join().expect("answers")).sum::<usize>()
+        };
+        let answers = lab.balancer().enter(read).expect("entered");
+        let (now_made, now_failed) = checks(&lab);
+        let (made, failed) = (now_made - made, now_failed - failed);
+        println!("{path}: {answers} answers to {CLIENTS} clients; {made} checks, {failed} failed");
+        if failed > 0 || made < 300 * 6 || answers < CLIENTS {
+            wrong.push(format!("{path}: {answers} answers, {made} checks, {failed} failed"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn large_bodies_that_stall_give_their_place_up() {
+    let Some(lab) = build(&topology()) else { return };
+    let (_members, config, mut balancer) = start(&lab);
+    let text = format!("{config}\n{}", "#".repeat(2 << 20));
+    let half = |_| {
+        let mut stream = UnixStream::connect(socket(&lab)).expect("connected");
+        let head = "POST /v1/apply HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10000000\r\n\r\n";
+        stream.write_all((head.to_owned() + &text).as_bytes()).expect("written");
+        stream
+    };
+    let held: Vec<UnixStream> = (0..4).map(half).collect();
+    let asked = Instant::now();
+    let answer = request(&lab, "POST", "/v1/apply?dry_run=true", "", &text);
+    println!("planned after {:?}", asked.elapsed());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    for mut stream in held {
+        let mut answer = String::new();
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("the body comes too slowly"), "{answer}");
+    }
+    assert!(balancer.stop().expect("stop").success());
+}
+
 #[test]
 fn ten_thousand_idle_clients_are_nobodys_trouble() {
     const CLIENTS: usize = 10_000;
-    let Some(lab) = build(&topology()) else { return };
+    let Some(lab) = build(&Topology { members: 10, ..topology() }) else { return };
     setrlimit(Resource::RLIMIT_NOFILE, 2 * CLIENTS as u64, 2 * CLIENTS as u64).expect("root may open many files");
-    let (_members, _, mut balancer) = start(&lab);
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&many(&lab, 300, 10)).expect("balancer");
+    let large = get(&lab, "/v1/metrics").body.len();
+    assert!(large > 1 << 20, "{large} bytes are more than a socket takes from one who does not read");
     let (files, memory) = (open_files(&balancer), resident_kibibytes(&balancer));
-    let checks = || get(&lab, "/v1/monitors").json()[0]["checks"].as_u64().expect("a number");
-    let before = checks();
     let mut held = Vec::new();
     for index in 0..CLIENTS {
         let mut stream = UnixStream::connect(socket(&lab)).expect("connected");
@@ -339,18 +449,22 @@ fn ten_thousand_idle_clients_are_nobodys_trouble() {
         let _ = stream.write_all(begun);
         held.push(stream);
     }
+    let (before, failed) = checks(&lab);
     let asked = Instant::now();
     assert_eq!(get(&lab, "/v1/status").status, 200);
     println!("answered in {:?}; {} files ({files} before)", asked.elapsed(), open_files(&balancer));
     assert!(asked.elapsed() < Duration::from_secs(5));
     assert!(open_files(&balancer) <= files + 300, "{} files, {files} before", open_files(&balancer));
     assert_clean(&lab.client_load(&lab.get()).expect("load"), lab.get().connections);
-    assert!(wait_until(PATIENCE, || checks() >= before + 3), "the checks go on");
+    assert!(wait_until(PATIENCE, || checks(&lab).0 >= before + 600), "the checks go on");
+    assert_eq!((failed, checks(&lab).1), (0, 0), "no check has failed");
+    let grown = || resident_kibibytes(&balancer).saturating_sub(memory);
+    println!("with the clients memory has grown by {} KiB; an answer has {} KiB", grown(), large >> 10);
+    assert!(grown() < 64 * 1024, "memory has grown by {} KiB", grown());
     drop(held);
     assert!(wait_until(PATIENCE, || open_files(&balancer) <= files), "{} files, {files} before", open_files(&balancer));
-    let grown = resident_kibibytes(&balancer).saturating_sub(memory);
-    println!("memory has grown by {grown} KiB");
-    assert!(grown < 32 * 1024, "memory has grown by {grown} KiB");
+    println!("without them by {} KiB", grown());
+    assert!(grown() < 64 * 1024, "memory has grown by {} KiB", grown());
     let members = get(&lab, "/v1/members").json();
     assert!(members.as_array().expect("members").iter().all(|one| one["state"] == "up"), "{members}");
     assert_eq!(exchange(&lab, b"GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").status, 200);
