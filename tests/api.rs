@@ -560,6 +560,77 @@ fn metrics_flows_and_events_are_streams() {
     assert!(balancer.stop().expect("stop").success());
 }
 
+#[test]
+fn who_follows_hears_that_the_daemon_lives_and_who_vanishes_is_noticed() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let config = lab.config(&[Service { name: "http".into(), ..Service::http(&[1, 1]) }]);
+    let config = config.replace("[api]", "[api]\nlisten = \"127.0.0.1:9190\"");
+    let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+    let mut follow = command(&lab, &["events", "--follow"]);
+    let mut follower = follow.stdout(std::process::Stdio::piped()).spawn().expect("run");
+    let mut stream = UnixStream::connect(socket(&lab)).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(b"GET /v1/events?follow=true HTTP/1.1\r\nHost: x\r\n\r\n").expect("written");
+    let (mut text, mut part) = (String::new(), [0; 4096]);
+    // A chunk with nothing but a line's end.
+    while !text.ends_with("\r\n1\r\n\n\r\n") {
+        let length = stream.read(&mut part).expect("an empty line within 20 s");
+        assert!(length > 0, "{text}");
+        text += std::str::from_utf8(&part[..length]).expect("text");
+    }
+    assert!(text.contains("\"ready\""), "{text}");
+    std::thread::sleep(Duration::from_millis(500));
+    follower.kill().expect("killed");
+    let mut printed = String::new();
+    follower.stdout.take().expect("piped").read_to_string(&mut printed).expect("text");
+    follower.wait().expect("ended");
+    assert!(!printed.is_empty() && printed.lines().all(|line| !line.is_empty()), "{printed:?}");
+
+    // The kernel asks a silent client whether it is there: the state of the balancer's end has that timer (02).
+    let (_client, sockets) = lab
+        .balancer()
+        .enter(|| {
+            let client = std::net::TcpStream::connect("127.0.0.1:9190").expect("connected");
+            let is_asked = || {
+                let sockets = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("sockets");
+                let ours = |line: &&str| line.split_whitespace().nth(1).is_some_and(|at| at.ends_with(":23E6"));
+                let mut ours = sockets.lines().filter(ours).map(|line| line.split_whitespace().collect::<Vec<_>>());
+                ours.any(|words| words[3] == "01" && words[5].starts_with("02:"))
+            };
+            (client, wait_until(PATIENCE, is_asked))
+        })
+        .expect("entered");
+    assert!(sockets, "no keepalive");
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn an_order_without_an_answer_may_have_been_carried_out() {
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("api.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+    // It takes what is asked, and hangs up.
+    let daemon = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().expect("a client");
+            assert!(stream.read(&mut [0; 4096]).expect("a request") > 0);
+        }
+    });
+    let ask = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pointsman"));
+        let output = command.args(arguments).arg("--socket").arg(&path).output().expect("run");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, words) = ask(&["member", "weight", "http/member1", "7"]);
+    assert_eq!(code, Some(1), "{words}");
+    assert!(words.contains("it may have been done: see pointsman status"), "{words}");
+    let (code, words) = ask(&["status"]);
+    assert_eq!(code, Some(4), "{words}");
+    assert!(words.contains("no daemon answers"), "{words}");
+    daemon.join().expect("a thread");
+}
+
 /// Whether a value is as a schema of the document says; if not, where and how.
 fn differs(document: &Value, schema: &Value, value: &Value, place: &str) -> Option<String> {
     if let Some(name) = schema["$ref"].as_str() {
