@@ -134,12 +134,12 @@ const BAD_FILES: &[BadFile] = &[
     ("interval = \"1s\"", "interval = \"0s\"", "pool[0].monitor[0].interval: \"0s\" is less than 10ms"),
     ("interval = \"1s\"", "interval = 1", "pool[0].monitor[0].interval: the integer 1 is no duration"),
     ("timeout = \"1s\"", "timeout = \"9s\"", "pool[0].monitor[0].timeout: \"9s\" is more than the interval"),
-    ("name = \"eth0\"", "name = \"eth77\"", "eth77"),
+    ("name = \"eth0\"", "name = \"eth77\"", "interface eth77: does not exist on this host"),
     ("name = \"eth0\"", "name = \"a/b\"", "interface[0].name: \"a/b\" is no interface name"),
     ("[[interface]]", "[[interfaces]]", "interfaces: unknown key"),
     ("hash_seed = \"lab\"", "hash_seed = 7", "node.hash_seed: the integer 7 is no string"),
-    ("[api]", "[dataplane]\nflows_v4 = 2048\n[api]", "restart"),
-    ("[api]", "[dataplane]\ncores = [0, 0]\n[api]", "cores"),
+    ("[api]", "[dataplane]\nflows_v4 = 2048\n[api]", "dataplane.flows_v4 1048576 → 2048 needs a restart"),
+    ("[api]", "[dataplane]\ncores = [0, 0]\n[api]", "dataplane.cores[1]: core 0 is already listed"),
     ("[api]", "[timeouts]\ntcp_syn = \"1 fortnight\"\n[api]", "timeouts.tcp_syn: \"1 fortnight\" is no duration"),
 ];
 
@@ -374,7 +374,7 @@ fn many(lab: &Lab, vips: usize, monitored: usize) -> String {
         let _ = write!(
             text,
             "\n[[vip]]\nname = \"v{vip}\"\naddress = \"198.51.100.50\"\nprotocol = \"tcp\"\nport = {}\n\
-             pool = \"p{vip}\"\n\n[[pool]]\nname = \"p{vip}\"\nscheduler = \"rr\"\n",
+             pool = \"p{vip}\"\nannounce = \"arp\"\n\n[[pool]]\nname = \"p{vip}\"\nscheduler = \"rr\"\n",
             80 + vip
         );
         if vip < monitored {
