@@ -446,6 +446,35 @@ fn who_only_reads_fails_no_check() {
 }
 
 #[test]
+fn who_does_not_read_has_little_memory() {
+    const CLIENTS: usize = 250;
+    let Some(lab) = build(&Topology { members: 10, ..topology() }) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let mut balancer = lab.spawn_balancer(&many(&lab, 1000, 30)).expect("balancer");
+    assert!(wait_until(PATIENCE, || checks(&lab).0 >= 600), "{:?}", checks(&lab));
+    let large = get(&lab, "/v1/metrics").body.len();
+    let memory = resident_kibibytes(&balancer);
+    let call = |_| {
+        let mut stream = std::net::TcpStream::connect("127.0.0.1:9190").expect("connected");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("written");
+        stream
+    };
+    let held: Vec<_> = lab.balancer().enter(|| (0..CLIENTS).map(call).collect()).expect("entered");
+    let (mut most, until) = (0, Instant::now() + Duration::from_secs(15));
+    while Instant::now() < until {
+        most = most.max(resident_kibibytes(&balancer).saturating_sub(memory));
+        // The socket's clients have their own places.
+        assert_eq!(get(&lab, "/v1/vips").status, 200);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    println!("{CLIENTS} clients, {} KiB each: memory has grown by {most} KiB", large >> 10);
+    assert!(most < 160 * 1024, "memory has grown by {most} KiB");
+    assert_eq!(checks(&lab).1, 0, "no check has failed");
+    drop(held);
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
 fn large_bodies_that_stall_give_their_place_up() {
     let Some(lab) = build(&topology()) else { return };
     let (_members, config, mut balancer) = start(&lab);
