@@ -44,6 +44,9 @@ pub(in crate::control) struct Names {
     pub(in crate::control) members: Vec<Option<String>>,
 }
 
+/// They, and the revision that they are of.
+type NamesOf = (u64, Arc<Names>);
+
 /// What is to be changed.
 #[derive(Debug)]
 pub(in crate::control) struct Order {
@@ -77,8 +80,8 @@ pub(super) struct Desk {
     large_bodies: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     turn: Arc<Semaphore>,
-    /// The newest, and the revision that they are of.
-    names: Arc<Mutex<Option<(u64, Arc<Names>)>>>,
+    /// The newest.
+    names: Arc<Mutex<Option<NamesOf>>>,
 }
 
 /// The control thread's side.

@@ -59,9 +59,9 @@ async fn collect(desk: &Desk, mut body: Body) -> Result<(Option<Vec<u8>>, Option
     let (mut bytes, mut seen, mut place) = (Vec::new(), 0, None);
     let mut until = Instant::now() + PATIENCE;
     // Of one that has a place: by when it is to have come so far.
-    let mut pace: Option<(usize, Instant)> = None;
+    let mut due: Option<(usize, Instant)> = None;
     loop {
-        let deadline = pace.map_or(until, |(_, soon)| until.min(soon));
+        let deadline = due.map_or(until, |(_, soon)| until.min(soon));
         let frame = tokio::time::timeout_at(deadline.into(), body.frame()).await.map_err(|_| late(deadline < until))?;
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| Problem::new(400, format!("the body ends early: {error}")))?;
@@ -76,8 +76,8 @@ async fn collect(desk: &Desk, mut body: Body) -> Result<(Option<Vec<u8>>, Option
             // Not its client's time.
             until += asked.elapsed();
         }
-        if place.is_some() && pace.is_none_or(|(enough, _)| seen >= enough) {
-            pace = Some((seen + PACE.0, Instant::now() + PACE.1));
+        if place.is_some() && due.is_none_or(|(enough, _)| seen >= enough) {
+            due = Some((seen + PACE.0, Instant::now() + PACE.1));
         }
         if seen <= BODY {
             bytes.extend_from_slice(data);
@@ -94,18 +94,14 @@ async fn large_place(desk: &Desk) -> Result<OwnedSemaphorePermit, Problem> {
     place.ok().and_then(Result::ok).ok_or_else(taken)
 }
 
-fn late(is_pace: bool) -> Problem {
-    let (least, time) = PACE;
-    Problem::new(
-        408,
-        match is_pace {
-            true => format!(
-                "the body comes too slowly: one of more than {} MiB is to bring {least} bytes in {time:?}",
-                LARGE >> 20
-            ),
-            false => format!("the body has not come within {PATIENCE:?}"),
-        },
-    )
+fn late(is_large: bool) -> Problem {
+    let words = if is_large {
+        let (least, time) = PACE;
+        format!("the body comes too slowly: one of more than {} MiB is to bring {least} bytes in {time:?}", LARGE >> 20)
+    } else {
+        format!("the body has not come within {PATIENCE:?}")
+    };
+    Problem::new(408, words)
 }
 
 /// The revision that must rule.

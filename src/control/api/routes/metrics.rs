@@ -40,14 +40,14 @@ async fn metrics(State(desk): State<Desk>, held: Held) -> Result<Response, Probl
         members: desk.list(Daemon::members).await?.0,
         monitors: desk.list(Daemon::monitors_without_times).await?.0,
     };
-    let (text, place) = write_down(held, move || {
+    let (text, written) = write_down(held, move || {
         let mut registry = Registry::with_prefix("pointsman");
         registry.register_collector(Box::new(known));
         let mut text = String::new();
         text::encode(&mut text, &registry).map(|()| text.into_bytes())
     })
     .await?;
-    let mut response = Response::new(slices(text, Some(place)));
+    let mut response = Response::new(slices(text, Some(written)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
     Ok(response)
 }
