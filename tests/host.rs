@@ -6,9 +6,14 @@
 #[path = "support/lab.rs"]
 mod support;
 
+use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pointsman::lab::{Lab, LabError, Layout, Load, Process, Service, Topology, wait_until};
 use support::{build, statistic, topology};
 
@@ -274,7 +279,7 @@ fn a_link_that_goes_down_and_up_is_survived() {
     assert_forwards(&lab);
     for round in 1..=3 {
         ip(&lab, "link set eth0 down");
-        assert_logs_times(&balancer, 3 * round, "unresolved: eth0 is down");
+        assert_logs_times(&balancer, round, "3 members unresolved: eth0 is down");
         ip(&lab, "link set eth0 up");
         assert!(wait_until(PATIENCE, || ping(&lab, Topology::VIP)), "{}", balancer.log().join("\n"));
         let one = Load { connections: 1, patience_seconds: 1, limit_seconds: 2, ..lab.get() };
@@ -476,4 +481,33 @@ fn vips_are_announced_and_a_rival_raises_the_alarm() {
         &balancer,
         "address conflict: 198.51.100.50 is a VIP of this node, and 02:00:00:00:01:01 claims it too",
     );
+}
+
+/// Whoever reads the log may go, or have no room for it.
+#[test]
+fn a_log_that_nobody_takes_is_no_reason_to_stop() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let config = lab.write_config(&lab.config(&[Service::http(&[1, 1, 1])])).expect("written");
+    let full = || fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    for is_gone in [true, false] {
+        let mut command = lab.balancer().command(&lab.topology().program);
+        command.args(["run", "--config"]).arg(&config).stdout(Stdio::piped());
+        command.stderr(if is_gone { Stdio::piped() } else { full().into() });
+        let mut balancer = lab.spawn(command).expect("spawn");
+        let mut line = String::new();
+        BufReader::new(balancer.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
+        assert_eq!(line, "ready\n");
+        drop(balancer.stderr.take());
+        // Each has something to say, and says it to nobody.
+        for command in ["drain", "enable"] {
+            let mut edit = Command::new(&lab.topology().program);
+            edit.args(["member", command, "web/member1"]).env("POINTSMAN_SOCKET", lab.directory().join("api.sock"));
+            let output = edit.output().expect("run");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        assert_forwards(&lab);
+        kill(Pid::from_raw(balancer.id().cast_signed()), Signal::SIGTERM).expect("SIGTERM");
+        assert!(balancer.wait().expect("wait").success());
+    }
 }

@@ -15,18 +15,25 @@ use crate::control::model::Model;
 use crate::control::state::{self, Running};
 use crate::control::{occupant, privileges, reload};
 
+/// Like `eprintln!`, but nobody dies of it that nobody reads.
+macro_rules! complain {
+    ($($words:tt)*) => {{
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 /// Runs the balancer until SIGTERM or SIGINT.
 pub fn run(config: &Path) -> ExitCode {
     // SIGHUP may come at any time from here on.
     if let Err(error) = reload::hold_hangups() {
-        eprintln!("pointsman: holding SIGHUP back: {error}");
+        complain!("pointsman: holding SIGHUP back: {error}");
         return ExitCode::from(EXIT_CANNOT_RUN);
     }
     let startup = match Model::read(config) {
         Ok((model, text)) => Running::startup(model, &text),
         Err(errors) => {
             for error in errors {
-                eprintln!("{error}");
+                complain!("{error}");
             }
             return ExitCode::from(EXIT_NOT_SO);
         }
@@ -37,7 +44,7 @@ pub fn run(config: &Path) -> ExitCode {
     let doors = match Doors::open(&startup.base.api) {
         Ok(doors) => doors,
         Err(error) => {
-            eprintln!("pointsman: {error}");
+            complain!("pointsman: {error}");
             return ExitCode::from(EXIT_CANNOT_RUN);
         }
     };
@@ -45,7 +52,7 @@ pub fn run(config: &Path) -> ExitCode {
     let state = match state::Place::open(state_dir) {
         Ok(state) => state,
         Err(error) => {
-            eprintln!("pointsman: node.state_dir: {}: {error}", state_dir.display());
+            complain!("pointsman: node.state_dir: {}: {error}", state_dir.display());
             return ExitCode::from(EXIT_CANNOT_RUN);
         }
     };
@@ -53,13 +60,13 @@ pub fn run(config: &Path) -> ExitCode {
     occupant::look_while_allowed();
     // Capabilities are each thread's own: now, while there is only this one.
     if let Err(error) = privileges::keep_needed() {
-        eprintln!("pointsman: {error}");
+        complain!("pointsman: {error}");
         return ExitCode::from(EXIT_CANNOT_RUN);
     }
     match daemon::run(Beginning { file: config.to_owned(), running, state, doors }, tell) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pointsman: {error}");
+            complain!("pointsman: {error}");
             // Even what does not fit this host may do so later: systemd tries again (packaging/pointsman.service).
             ExitCode::from(EXIT_CANNOT_RUN)
         }
@@ -90,6 +97,8 @@ fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // They would be printed to where nothing can be written, and that panics: a full disk is no reason to stop.
+        .log_internal_errors(false)
         .with_ansi(colours)
         .with_target(false)
         .init();

@@ -30,7 +30,7 @@ use crate::dataplane::tables::{
 };
 
 /// A model, its ids, and what can be computed from these alone, once: Maglev layouts; and what is known of its members.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     /// The configuration.
     pub model: Model,
@@ -226,11 +226,21 @@ impl Plan {
     /// The same with these ids for the model; what does not differ from an earlier plan is taken from it, and so is what
     /// it knew.
     pub fn with(model: Model, ids: Assignment, before: Option<&Self>) -> Self {
+        Self::with_prepared(model, ids, before, None)
+    }
+
+    /// The same; pools that do differ are taken from a plan that was prepared for this, as far as it still holds.
+    pub fn with_prepared(model: Model, ids: Assignment, before: Option<&Self>, prepared: Option<&Self>) -> Self {
         let health = before.map(|before| before.health.clone()).unwrap_or_default();
         let old: HashMap<&str, (&Pool, &PoolLayout)> = before
             .into_iter()
             .flat_map(|before| before.model.pools.iter().zip(&before.layouts))
             .map(|(pool, layout)| (pool.name.as_str(), (pool, layout)))
+            .collect();
+        let prepared: HashMap<&str, (&Pool, &[MemberId], &PoolLayout)> = prepared
+            .into_iter()
+            .flat_map(|prepared| prepared.model.pools.iter().zip(&prepared.ids.members).zip(&prepared.layouts))
+            .map(|((pool, ids), layout)| (pool.name.as_str(), (pool, ids.as_slice(), layout)))
             .collect();
         let lay_out = |pool: &Pool, ids: &[MemberId]| {
             let candidates = candidates(pool, &weights(pool, &health), ids);
@@ -240,7 +250,12 @@ impl Plan {
                         (before.scheduler, before.on_member_down) == (pool.scheduler, pool.on_member_down);
                     PoolLayout { laid: layout.laid.clone().filter(|_| chooses_alike), ..(*layout).clone() }
                 }
-                _ => PoolLayout { layout: Arc::new(Layout::new(&candidates)), candidates, laid: None },
+                _ => match prepared.get(pool.name.as_str()) {
+                    Some(&(same, of, layout)) if (same, of) == (pool, ids) && layout.candidates == candidates => {
+                        layout.clone()
+                    }
+                    _ => PoolLayout { layout: Arc::new(Layout::new(&candidates)), candidates, laid: None },
+                },
             }
         };
         // Later the workers have the cores, and only what differs is laid out.

@@ -2,6 +2,8 @@
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
 use tracing::{info, warn};
 
 /// The cores that the process was given (`taskset`, systemd's `CPUAffinity=`).
@@ -53,6 +55,18 @@ impl Cores {
         }
     }
 }
+
+/// Has the calling thread take a core only as far as control leaves it: checks keep to their schedule while a large
+/// configuration is worked out. (To the kernel, a thread's niceness is its own: sched(7).)
+pub fn give_way() {
+    let moved = setpriority_process(Some(gettid()), NICE);
+    if let Err(error) = moved {
+        warn!("a helper has control's own priority: {error}");
+    }
+}
+
+/// About a quarter of what control gets.
+const NICE: i32 = 6;
 
 /// Where control may run beside these workers: anywhere, if they have all there is.
 fn without(allowed: &[usize], workers: &[usize]) -> Vec<usize> {

@@ -16,7 +16,7 @@ use super::api::desk::Clerk;
 use super::api::door::Doors;
 use super::api::serve::serve;
 use super::compile::{self, Compiled, MemberStatus, Plan, PoolStatus};
-use super::cores::Cores;
+use super::cores::{self, Cores};
 use super::events::Events;
 use super::fit::{self, Fit, Unfit};
 use super::health::Checker;
@@ -38,6 +38,7 @@ use members::Said;
 use pools::SaidOfPool;
 
 mod apply;
+mod draft;
 mod members;
 mod pools;
 mod view;
@@ -137,8 +138,11 @@ pub struct Beginning {
 pub fn run(beginning: Beginning, mut tell: impl FnMut(Progress<'_>)) -> Result<(), DaemonError> {
     let Beginning { file, running, state, doors } = beginning;
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    // Threads that come and go: they read files, and write what metrics come to.
-    runtime.on_thread_start(privileges::confine_helper);
+    // Threads that come and go: they read files, lay pools out, and write what metrics come to.
+    runtime.on_thread_start(|| {
+        privileges::confine_helper();
+        cores::give_way();
+    });
     runtime.enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -340,6 +344,7 @@ impl Daemon {
                 Some(question) = clerk.questions.recv() => question(self),
                 Some(order) = clerk.orders.recv(), if is_idle => self.take_order(order),
                 () = sleep_until(proposal), if proposal.is_some() => {}
+                () = prepared(&mut self.proposal) => {}
                 _ = sweep.tick() => self.sweep(),
                 _ = second.tick() => self.each_second()?,
                 _ = statistics.tick() => self.say_statistics(None),
@@ -594,6 +599,13 @@ impl Daemon {
         let steering = last.or_else(|| self.plane.as_ref()?.steering_counters().ok());
         let Shared { counters, flows, .. } = &self.shared;
         info!("{}", self.statistics.line(&self.plan, counters, flows, steering, self.checker.pace()));
+    }
+}
+
+async fn prepared(proposal: &mut Option<Proposal>) {
+    match proposal {
+        Some(proposal) => proposal.prepared().await,
+        None => std::future::pending().await,
     }
 }
 

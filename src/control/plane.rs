@@ -392,6 +392,11 @@ impl Plane {
         &self.tables
     }
 
+    /// The same, for whoever looks at them for longer.
+    pub fn shared_tables(&self) -> Arc<Tables> {
+        Arc::clone(&self.tables)
+    }
+
     /// Control's hand on the workers.
     pub fn publisher(&self) -> &Publisher {
         &self.publisher

@@ -82,6 +82,7 @@ pub(super) struct Desk {
     turn: Arc<Semaphore>,
     /// The newest.
     names: Arc<Mutex<Option<NamesOf>>>,
+    plans: Arc<Semaphore>,
 }
 
 /// The control thread's side.
@@ -106,6 +107,7 @@ pub(super) fn desk() -> (Desk, Clerk) {
             lists: Arc::new(Semaphore::new(LISTS)),
             turn: Arc::new(Semaphore::new(1)),
             names: Arc::default(),
+            plans: Arc::new(Semaphore::new(1)),
         },
         Clerk { questions, orders },
     )
@@ -144,6 +146,11 @@ impl Desk {
     /// A permit for each large body.
     pub(super) fn large_bodies(&self) -> Arc<Semaphore> {
         Arc::clone(&self.large_bodies)
+    }
+
+    /// A permit for each plan that is worked out.
+    pub(super) fn plans(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.plans)
     }
 
     /// Has the daemon change something; returns when it is so, and on the disk.

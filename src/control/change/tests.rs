@@ -1,4 +1,5 @@
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -372,4 +373,29 @@ fn the_impact_is_that_of_the_tables_themselves() {
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[2], ["VIP", "slots", "moved", "flows", "other", "member", "dropped", "ended"]);
     assert_eq!((rows[3][0], &rows[3][4..]), ("web", &["11", "6", "0", "0"][..]), "{table}");
+}
+
+/// What was prepared is used while it holds, and nothing of it when it does not.
+#[test]
+fn what_was_prepared_is_taken_over_where_it_holds() {
+    let (old, interfaces) = (model(BASE), ["eth0".to_owned()]);
+    let mut identities = Identities::default();
+    let ids = identities.assign(&old).expect("room");
+    identities.adopt(&old, &ids, 1);
+    let mut before = Plan::with(old, ids, None);
+    before.compile(&network(), &interfaces, 1);
+    let new = with("\"198.51.100.1\"", "\"198.51.100.1\"\nweight = 7");
+    let ids = identities.assign(&new).expect("room");
+    let mut prepared = Plan::with(new.clone(), ids.clone(), Some(&before));
+    let slots_of = |plan: &mut Plan| plan.compile(&network(), &interfaces, 2).tables.vips[0].slots.clone();
+    let laid = slots_of(&mut prepared);
+    let taken = slots_of(&mut Plan::with_prepared(new.clone(), ids.clone(), Some(&before), Some(&prepared)));
+    assert!(Arc::ptr_eq(&laid, &taken), "it is the same memory");
+    assert_eq!(laid, slots_of(&mut Plan::with(new, ids, None)), "and what would be made anew");
+    // Something else was proposed meanwhile.
+    let other = with("\"198.51.100.1\"", "\"198.51.100.1\"\nweight = 3");
+    let ids = identities.assign(&other).expect("room");
+    let found = slots_of(&mut Plan::with_prepared(other.clone(), ids.clone(), Some(&before), Some(&prepared)));
+    assert_eq!(found, slots_of(&mut Plan::with(other, ids, None)));
+    assert_ne!(found, laid);
 }

@@ -2,23 +2,22 @@
 //! is made.
 
 use std::collections::{BTreeSet, HashSet};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use thiserror::Error;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{Level, debug, enabled, error, info, warn};
 
 use super::{Daemon, DaemonError, FIRST_RESOLUTION};
 use crate::control::api::desk::{Order, Reply, Wish};
 use crate::control::api::problem::Problem;
 use crate::control::api::routes::no_such;
-use crate::control::change::{Change, Setting, impact};
+use crate::control::change::{Change, Setting};
 use crate::control::compile::{self, Plan};
 use crate::control::fit::Unfit;
 use crate::control::identity::NoIds;
 use crate::control::model::Model;
-use crate::control::neighbor::{Network, NextHop};
 use crate::control::plane;
 use crate::control::reload::Loaded;
 use crate::control::state::{Edit, Edits, Running};
@@ -62,6 +61,29 @@ pub(super) struct Proposal {
     model: Model,
     until: Instant,
     origin: Origin,
+    preparation: Preparation,
+}
+
+/// The pools of what is proposed are laid out while control does other things.
+#[derive(Debug)]
+enum Preparation {
+    Running(JoinHandle<Plan>),
+    /// `None`: it has failed, and is done when it is applied.
+    Done(Option<Box<Plan>>),
+}
+
+impl Proposal {
+    /// Returns when its pools have been laid out; if they have been already, never.
+    pub(super) async fn prepared(&mut self) {
+        match &mut self.preparation {
+            Preparation::Running(job) => self.preparation = Preparation::Done(job.await.ok().map(Box::new)),
+            Preparation::Done(_) => std::future::pending().await,
+        }
+    }
+
+    fn is_prepared(&self) -> bool {
+        matches!(self.preparation, Preparation::Done(_))
+    }
 }
 
 /// Where another configuration comes from.
@@ -74,28 +96,17 @@ pub(super) enum Origin {
 }
 
 impl Daemon {
-    /// What another configuration would change, and what that comes to for flows; changes nothing. Members that are new
-    /// are taken for reachable, and new interfaces for fit: only attaching to them would show it.
-    pub(in crate::control) fn plan(&self, model: &Model) -> Result<Change, Refused> {
-        let mut change = self.prepare(model)?;
-        let ids = self.identities.assign(model)?;
-        let mut plan = Plan::with(model.clone(), ids, Some(&self.plan));
-        let interfaces = self.interfaces();
-        let network = as_if_resolved(&self.network, &plan.targets(), interfaces);
-        let after = plan.compile(&network, interfaces, self.generation).tables;
-        if let Some(plane) = &self.plane {
-            change.impact = impact((&self.plan, plane.tables()), (&plan, &after), &self.shared.flows);
-        }
-        Ok(change)
-    }
-
     /// Has this configuration rule, at once: workers have the one or the other, and what does not differ is not touched.
     /// Members whose next hop is not known yet get nothing until it is; [`Daemon::propose`] waits for that first.
     ///
     /// # Errors
     ///
     /// The outer one is the data plane's and ends the daemon; with the inner one nothing has changed.
-    pub(super) fn apply(&mut self, model: Model) -> Result<Result<Change, Refused>, DaemonError> {
+    pub(super) fn apply(
+        &mut self,
+        model: Model,
+        prepared: Option<&Plan>,
+    ) -> Result<Result<Change, Refused>, DaemonError> {
         let change = match self.prepare(&model).and_then(|change| self.try_interfaces(&model).map(|()| change)) {
             Ok(change) => change,
             Err(refused) => return Ok(Err(refused)),
@@ -104,7 +115,7 @@ impl Daemon {
             return Ok(Ok(change));
         }
         let shared = self.shared_addresses();
-        if let Err(refused) = self.adopt(model) {
+        if let Err(refused) = self.adopt(model, prepared) {
             return Ok(Err(refused));
         }
         self.follow_interfaces();
@@ -120,14 +131,17 @@ impl Daemon {
     /// Has this configuration rule as soon as its new members can be reached, at most a second from now.
     pub(super) fn propose(&mut self, next: Running, origin: Origin) -> Result<(), (Refused, Origin)> {
         let model = next.model();
-        if let Err(refused) = self.prepare(&model) {
-            return Err((refused, origin));
-        }
+        let draft = match self.draft(&model) {
+            Ok(draft) => draft,
+            Err(refused) => return Err((refused, origin)),
+        };
         let wanted = [&self.plan.model, &model];
         let members = wanted.iter().flat_map(|model| &model.pools).flat_map(|pool| &pool.members);
         self.watcher.watch(members.map(|member| member.address).collect::<BTreeSet<_>>());
         self.watcher.list(wanted.iter().flat_map(|model| &model.interfaces).map(|interface| interface.name.clone()));
-        self.proposal = Some(Proposal { next, model, until: Instant::now() + FIRST_RESOLUTION, origin });
+        let preparation = Preparation::Running(spawn_blocking(move || draft.lay_out()));
+        let until = Instant::now() + FIRST_RESOLUTION;
+        self.proposal = Some(Proposal { next, model, until, origin, preparation });
         Ok(())
     }
 
@@ -139,11 +153,13 @@ impl Daemon {
             let are_settled = members.map(|member| member.address).all(|target| network.is_settled(target));
             let mut interfaces = proposal.model.interfaces.iter().map(|interface| &interface.name);
             let are_known = interfaces.all(|name| network.links.contains_key(name) || !nic::exists(name));
-            (are_settled && are_known) || Instant::now() >= proposal.until
+            proposal.is_prepared() && ((are_settled && are_known) || Instant::now() >= proposal.until)
         };
-        let Some(Proposal { next, model, origin, .. }) = self.proposal.take_if(is_due) else { return Ok(None) };
+        let Some(proposal) = self.proposal.take_if(is_due) else { return Ok(None) };
+        let Proposal { next, model, origin, preparation, .. } = proposal;
+        let Preparation::Done(prepared) = preparation else { return Ok(None) };
         let started = Instant::now();
-        let result = self.apply(model)?;
+        let result = self.apply(model, prepared.as_deref())?;
         if result.is_err() {
             self.watch();
         }
@@ -151,9 +167,9 @@ impl Daemon {
         Ok(self.conclude(next, origin, result))
     }
 
-    /// When what was proposed is applied at the latest.
+    /// When what was proposed and prepared is applied at the latest.
     pub(super) fn proposal_due(&self) -> Option<Instant> {
-        self.proposal.as_ref().map(|proposal| proposal.until)
+        self.proposal.as_ref().filter(|proposal| proposal.is_prepared()).map(|proposal| proposal.until)
     }
 
     /// Takes in a file that was read again. `None`: it is to be applied, and that takes a moment.
@@ -171,9 +187,9 @@ impl Daemon {
             }
         };
         if enabled!(Level::DEBUG)
-            && let Ok(plan) = self.plan(&next.model())
+            && let Ok(draft) = self.draft(&next.model())
         {
-            debug!("the plan:\n{plan}");
+            spawn_blocking(move || debug!("the plan:\n{}", draft.change()));
         }
         if !self.running.edits.is_empty() || self.running.applied.is_some() {
             info!("the file rules: what was changed at run time is dropped where it differs");
@@ -265,7 +281,7 @@ impl Daemon {
     }
 
     /// Compares, and says what stands against it.
-    fn prepare(&self, model: &Model) -> Result<Change, Refused> {
+    pub(super) fn prepare(&self, model: &Model) -> Result<Change, Refused> {
         let change = self.compare(model);
         let needs_restart: Vec<Setting> = change.needs_restart().cloned().collect();
         if !needs_restart.is_empty() {
@@ -300,9 +316,9 @@ impl Daemon {
         if failures.is_empty() { Ok(()) } else { Err(Refused::Host(failures)) }
     }
 
-    fn adopt(&mut self, model: Model) -> Result<(), Refused> {
+    fn adopt(&mut self, model: Model, prepared: Option<&Plan>) -> Result<(), Refused> {
         let ids = self.identities.assign(&model)?;
-        let plan = Plan::with(model, ids, Some(&self.plan));
+        let plan = Plan::with_prepared(model, ids, Some(&self.plan), prepared);
         let Sizes { persistence_v4, .. } = plan.sizes();
         if let Some(clients) = persistence_v4 {
             let taken = self.shared.flows.remember_clients(&mut self.hands, clients);
@@ -360,21 +376,4 @@ fn say(verb: &str, result: Result<Change, Refused>) -> (String, Result<Change, R
         );
     }
     (words, result)
-}
-
-/// The network if everybody whom nobody has looked for yet were there, on the first interface.
-fn as_if_resolved(network: &Network, targets: &[Ipv4Addr], interfaces: &[String]) -> Network {
-    let mut network = network.clone();
-    let Some(interface) = interfaces.first() else { return network };
-    for &target in targets {
-        let somewhere = NextHop {
-            interface: interface.clone(),
-            mac: [0; 6],
-            gateway: None,
-            source: Ipv4Addr::LOCALHOST,
-            mtu: None,
-        };
-        network.next_hops.entry(target).or_insert(Ok(somewhere));
-    }
-    network
 }
