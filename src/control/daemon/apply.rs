@@ -229,7 +229,7 @@ impl Daemon {
         let now = self.running.revision;
         if let Some(wanted) = revision.filter(|wanted| *wanted != now) {
             let words = format!("revision {now} rules, not {wanted}: somebody else has changed something; look again");
-            let _ = reply.send(Err(Problem::new(409, words).about("If-Match")));
+            let _ = reply.send(Err(Problem::new(412, words).about("If-Match")));
             return;
         }
         let next = match self.next(wish) {
