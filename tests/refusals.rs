@@ -187,6 +187,34 @@ const MINIMAL: &str = "[[interface]]\nname = \"eth0\"\n[[vip]]\nname = \"v\"\nad
                        protocol = \"tcp\"\nport = 80\npool = \"p\"\n[[pool]]\nname = \"p\"\n[[pool.member]]\nname = \"m\"\n\
                        address = \"198.51.100.101\"\n";
 
+/// Bodies that are no edit of a member, and what is said to them.
+const BAD_PATCHES: &[(&str, &str)] = &[
+    ("", "EOF"),
+    ("{", "EOF"),
+    ("null", "invalid type"),
+    ("[]", "expected an object"),
+    ("[1, true, false]", "expected an object"),
+    ("7", "invalid type"),
+    ("\"weight\"", "invalid type"),
+    ("{\"weight\"}", "expected"),
+    ("{\"weight\": -1}", "weight"),
+    ("{\"weight\": 1.5}", "weight"),
+    ("{\"weight\": 65536}", "expected u16"),
+    ("{\"weight\": 1e99}", "weight"),
+    ("{\"weight\": \"1\"}", "invalid type"),
+    ("{\"weight\": [1]}", "invalid type"),
+    ("{\"weight\": 1, \"weight\": 2}", "duplicate field"),
+    ("{\"weights\": 1}", "unknown field"),
+    ("{\"Weight\": 1}", "unknown field"),
+    ("{\"enabled\": 1}", "invalid type"),
+    ("{\"enabled\": \"true\"}", "invalid type"),
+    ("{\"drain\": \"yes\"}", "invalid type"),
+    ("{\"address\": \"192.0.2.1\"}", "unknown field"),
+    ("{\"weight\": 1} x", "trailing"),
+    ("{\"weight\": 0x10}", "expected"),
+    ("weight = 1", "expected"),
+];
+
 fn bad_calls() -> Vec<BadCall<'static>> {
     let mut calls: Vec<BadCall<'_>> = Vec::new();
     for (path, words) in [
@@ -246,32 +274,7 @@ fn bad_calls() -> Vec<BadCall<'static>> {
     calls.push(("GET", "/v1/events?after=99999999999999", "", "", 410, "the newest event is"));
     calls.push(("GET", "/v1/flows?vip=htpp", "", "", 404, "did you mean"));
     calls.push(("GET", "/v1/flows?member=http/member9", "", "", 404, "there is no member"));
-    for (body, words) in [
-        ("", "EOF"),
-        ("{", "EOF"),
-        ("null", "invalid type"),
-        ("[]", "expected an object"),
-        ("[1, true, false]", "expected an object"),
-        ("7", "invalid type"),
-        ("\"weight\"", "invalid type"),
-        ("{\"weight\"}", "expected"),
-        ("{\"weight\": -1}", "weight"),
-        ("{\"weight\": 1.5}", "weight"),
-        ("{\"weight\": 65536}", "expected u16"),
-        ("{\"weight\": 1e99}", "weight"),
-        ("{\"weight\": \"1\"}", "invalid type"),
-        ("{\"weight\": [1]}", "invalid type"),
-        ("{\"weight\": 1, \"weight\": 2}", "duplicate field"),
-        ("{\"weights\": 1}", "unknown field"),
-        ("{\"Weight\": 1}", "unknown field"),
-        ("{\"enabled\": 1}", "invalid type"),
-        ("{\"enabled\": \"true\"}", "invalid type"),
-        ("{\"drain\": \"yes\"}", "invalid type"),
-        ("{\"address\": \"192.0.2.1\"}", "unknown field"),
-        ("{\"weight\": 1} x", "trailing"),
-        ("{\"weight\": 0x10}", "expected"),
-        ("weight = 1", "expected"),
-    ] {
+    for &(body, words) in BAD_PATCHES {
         calls.push(("PATCH", MEMBER, "", body, 422, words));
     }
     for (path, words) in [
