@@ -290,8 +290,8 @@ fn another_configuration_is_planned_applied_and_refused() {
     assert_eq!(answer.json()["errors"][0]["field"], "vip[0].port");
     let restart = next.replace("[api]", "[dataplane]\nflows_v4 = 2048\n\n[api]");
     request(&lab, "POST", "/v1/apply", "", &restart).assert_problem(422, "dataplane.flows_v4");
-    request(&lab, "POST", "/v1/apply", "If-Match: \"1\"\r\n", &next).assert_problem(409, "revision 2 rules, not 1");
-    request(&lab, "POST", "/v1/apply?dry_run=true", "If-Match: \"1\"\r\n", &next).assert_problem(409, "revision 2");
+    request(&lab, "POST", "/v1/apply", "If-Match: \"1\"\r\n", &next).assert_problem(412, "revision 2 rules, not 1");
+    request(&lab, "POST", "/v1/apply?dry_run=true", "If-Match: \"1\"\r\n", &next).assert_problem(412, "revision 2");
     request(&lab, "POST", "/v1/apply", "If-Match: seven\r\n", &next).assert_problem(400, "is no ETag of ours");
     request(&lab, "POST", "/v1/apply?dryrun=true", "", &next).assert_problem(400, "\"dryrun\" is no parameter here");
     request(&lab, "POST", "/v1/apply?dry_run=perhaps", "", &next).assert_problem(400, "dry_run is \"perhaps\"");
@@ -311,7 +311,7 @@ fn another_configuration_is_planned_applied_and_refused() {
     }
     assert_eq!(patch(&lab, "member1", "", "{\"weight\": 70000}").json()["field"], "weight");
     patch(&lab, "membr1", "", "{\"weight\": 1}").assert_problem(404, "did you mean \"http/member1\"?");
-    patch(&lab, "member1", "If-Match: \"1\"\r\n", "{\"weight\": 9}").assert_problem(409, "revision 2 rules");
+    patch(&lab, "member1", "If-Match: \"1\"\r\n", "{\"weight\": 9}").assert_problem(412, "revision 2 rules");
     assert_eq!(get(&lab, "/v1/status").header("etag"), Some("\"2\""), "nothing has changed");
     assert_eq!(patch(&lab, "member1", "If-Match: \"2\"\r\n", "{\"weight\": 9}").status, 200);
     assert_eq!(
@@ -515,6 +515,12 @@ fn metrics_flows_and_events_are_streams() {
     assert!(events.iter().any(wanted), "{events:?}");
     let last = events.last().expect("events")["id"].to_string();
     assert_eq!(printed(&lab, &["events", "--after", &last]), "");
+    // A later run's ids are above an earlier one's: nothing that happens is missed, whatever was seen last.
+    let (code, said) = failed(&lab, &["events", "--after", "99999999999999"]);
+    assert!(code == Some(1) && said.contains(&format!("the newest event is {last}")), "{code:?} {said}");
+    let first = events[0]["id"].as_u64().expect("a number");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis();
+    assert!(u128::from(first) <= now && u128::from(first) + 600_000 > now, "{first}: when the daemon began, and {now}");
     assert!(printed(&lab, &["events"]).contains("member http/member1 up → drain"));
     // Whoever follows has been told all of it.
     let lines = std::io::BufRead::lines(std::io::BufReader::new(follower.stdout.take().expect("piped")));
@@ -534,6 +540,77 @@ fn metrics_flows_and_events_are_streams() {
     drop(streams);
     assert!(wait_until(PATIENCE, || get(&lab, "/v1/events").status == 200));
     assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn who_follows_hears_that_the_daemon_lives_and_who_vanishes_is_noticed() {
+    let Some(lab) = build(&topology()) else { return };
+    let _members = lab.spawn_member_servers().expect("members");
+    let config = lab.config(&[Service { name: "http".into(), ..Service::http(&[1, 1]) }]);
+    let config = config.replace("[api]", "[api]\nlisten = \"127.0.0.1:9190\"");
+    let mut balancer = lab.spawn_balancer(&config).expect("balancer");
+    let mut follow = command(&lab, &["events", "--follow"]);
+    let mut follower = follow.stdout(std::process::Stdio::piped()).spawn().expect("run");
+    let mut stream = UnixStream::connect(socket(&lab)).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(b"GET /v1/events?follow=true HTTP/1.1\r\nHost: x\r\n\r\n").expect("written");
+    let (mut text, mut part) = (String::new(), [0; 4096]);
+    // A chunk with nothing but a line's end.
+    while !text.ends_with("\r\n1\r\n\n\r\n") {
+        let length = stream.read(&mut part).expect("an empty line within 20 s");
+        assert!(length > 0, "{text}");
+        text += std::str::from_utf8(&part[..length]).expect("text");
+    }
+    assert!(text.contains("\"ready\""), "{text}");
+    std::thread::sleep(Duration::from_millis(500));
+    follower.kill().expect("killed");
+    let mut printed = String::new();
+    follower.stdout.take().expect("piped").read_to_string(&mut printed).expect("text");
+    follower.wait().expect("ended");
+    assert!(!printed.is_empty() && printed.lines().all(|line| !line.is_empty()), "{printed:?}");
+
+    // The kernel asks a silent client whether it is there: the state of the balancer's end has that timer (02).
+    let (_client, sockets) = lab
+        .balancer()
+        .enter(|| {
+            let client = std::net::TcpStream::connect("127.0.0.1:9190").expect("connected");
+            let is_asked = || {
+                let sockets = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("sockets");
+                let ours = |line: &&str| line.split_whitespace().nth(1).is_some_and(|at| at.ends_with(":23E6"));
+                let mut ours = sockets.lines().filter(ours).map(|line| line.split_whitespace().collect::<Vec<_>>());
+                ours.any(|words| words[3] == "01" && words[5].starts_with("02:"))
+            };
+            (client, wait_until(PATIENCE, is_asked))
+        })
+        .expect("entered");
+    assert!(sockets, "no keepalive");
+    assert!(balancer.stop().expect("stop").success());
+}
+
+#[test]
+fn an_order_without_an_answer_may_have_been_carried_out() {
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("api.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+    // It takes what is asked, and hangs up.
+    let daemon = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().expect("a client");
+            assert!(stream.read(&mut [0; 4096]).expect("a request") > 0);
+        }
+    });
+    let ask = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pointsman"));
+        let output = command.args(arguments).arg("--socket").arg(&path).output().expect("run");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, words) = ask(&["member", "weight", "http/member1", "7"]);
+    assert_eq!(code, Some(1), "{words}");
+    assert!(words.contains("it may have been done: see pointsman status"), "{words}");
+    let (code, words) = ask(&["status"]);
+    assert_eq!(code, Some(4), "{words}");
+    assert!(words.contains("no daemon answers"), "{words}");
+    daemon.join().expect("a thread");
 }
 
 /// Whether a value is as a schema of the document says; if not, where and how.

@@ -37,6 +37,8 @@ pub struct ClientArguments {
 pub(super) enum ClientError {
     /// Nobody answers.
     NoDaemon(String),
+    /// Somebody took an order, and has not said what became of it.
+    Lost(String),
     /// Somebody may, but not to us.
     NotPermitted(String),
     /// The daemon says why not.
@@ -46,7 +48,7 @@ pub(super) enum ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoDaemon(words) | Self::NotPermitted(words) => formatter.write_str(words),
+            Self::NoDaemon(words) | Self::Lost(words) | Self::NotPermitted(words) => formatter.write_str(words),
             Self::Problem(problem) => {
                 for error in &problem.errors {
                     let place = error.line.zip(error.column).map(|(line, column)| format!("{line}:{column}: "));
@@ -66,7 +68,7 @@ impl ClientError {
         ExitCode::from(match self {
             Self::NoDaemon(_) => EXIT_NO_DAEMON,
             Self::NotPermitted(_) => EXIT_CANNOT_RUN,
-            Self::Problem(_) => EXIT_NOT_SO,
+            Self::Lost(_) | Self::Problem(_) => EXIT_NOT_SO,
         })
     }
 
@@ -108,10 +110,10 @@ impl ClientArguments {
     /// The daemon's answer.
     pub(super) fn ask(&self, ask: Ask<'_>) -> Result<Value, ClientError> {
         self.run(async {
-            let whole = async { body_of(self.send(ask).await?, &self.socket).await };
-            let bytes = tokio::time::timeout(PATIENCE, whole).await.map_err(|_| {
-                ClientError::NoDaemon(format!("no answer from {} within {PATIENCE:?}", self.socket.display()))
-            })??;
+            let is_order = ask.method != Method::GET;
+            let whole = async { self.body_of(self.send(ask).await?, is_order).await };
+            let late = |_| self.unanswered(is_order, &format!("nothing within {PATIENCE:?}"));
+            let bytes = tokio::time::timeout(PATIENCE, whole).await.map_err(late)??;
             serde_json::from_slice(&bytes).map_err(|error| self.not_ours(&error))
         })
     }
@@ -129,12 +131,15 @@ impl ClientArguments {
             let mut body = self.send(Ask::get(path)).await?.into_body();
             let mut waiting: Vec<u8> = Vec::new();
             while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|error| self.broken(&error))?;
+                let frame = frame.map_err(|error| self.unanswered(false, &error))?;
                 let Some(data) = frame.data_ref() else { continue };
                 waiting.extend_from_slice(data);
                 while let Some(end) = waiting.iter().position(|&byte| byte == b'\n') {
                     let line: Vec<u8> = waiting.drain(..=end).collect();
-                    if !each(String::from_utf8_lossy(&line).trim_end()) {
+                    let line = String::from_utf8_lossy(&line);
+                    // An empty one says that the daemon lives.
+                    let line = line.trim_end();
+                    if !line.is_empty() && !each(line) {
                         return Ok(());
                     }
                 }
@@ -150,10 +155,11 @@ impl ClientArguments {
 
     /// A response that is no problem.
     async fn send(&self, ask: Ask<'_>) -> Result<Response<Incoming>, ClientError> {
+        let is_order = ask.method != Method::GET;
         let stream =
             UnixStream::connect(&self.socket).await.map_err(|error| ClientError::unreachable(&self.socket, &error))?;
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unanswered(false, &error))?;
         tokio::spawn(connection);
         let mut request = Request::builder().method(ask.method).uri(ask.path).header(header::HOST, "pointsman");
         if !ask.content_type.is_empty() {
@@ -162,32 +168,37 @@ impl ClientArguments {
         if let Some(revision) = ask.revision {
             request = request.header(header::IF_MATCH, format!("\"{revision}\""));
         }
-        let request = request.body(Full::new(Bytes::from(ask.body))).map_err(|error| self.broken(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+        let request = request.body(Full::new(Bytes::from(ask.body))).map_err(|error| self.unanswered(false, &error))?;
+        let response = sender.send_request(request).await.map_err(|error| self.unanswered(is_order, &error))?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
-        let body = body_of(response, &self.socket).await?;
+        let body = self.body_of(response, is_order).await?;
         let problem = serde_json::from_slice(&body)
             .unwrap_or_else(|_| Problem::new(status.as_u16(), format!("the daemon answers {status}")));
         Err(ClientError::Problem(Box::new(problem)))
     }
 
-    fn broken(&self, error: &impl fmt::Display) -> ClientError {
-        ClientError::NoDaemon(format!("no daemon answers: {}: {error}", self.socket.display()))
+    /// Of an order nobody knows whether it has been carried out.
+    fn unanswered(&self, is_order: bool, error: &dyn fmt::Display) -> ClientError {
+        let socket = self.socket.display();
+        if is_order {
+            let words = format!("{socket}: no answer came ({error}); it may have been done: see pointsman status");
+            return ClientError::Lost(words);
+        }
+        ClientError::NoDaemon(format!("no daemon answers: {socket}: {error}"))
+    }
+
+    async fn body_of(&self, response: Response<Incoming>, is_order: bool) -> Result<Bytes, ClientError> {
+        let collected = response.into_body().collect().await.map_err(|error| self.unanswered(is_order, &error))?;
+        Ok(collected.to_bytes())
     }
 
     fn not_ours(&self, error: &impl fmt::Display) -> ClientError {
         let socket = self.socket.display();
         ClientError::NoDaemon(format!("{socket} answers, but not as a pointsman of this version does: {error}"))
     }
-}
-
-async fn body_of(response: Response<Incoming>, socket: &Path) -> Result<Bytes, ClientError> {
-    let collected = response.into_body().collect().await;
-    let collected = collected.map_err(|error| ClientError::NoDaemon(format!("{}: {error}", socket.display())))?;
-    Ok(collected.to_bytes())
 }
 
 /// Prints what was found, or says why not.

@@ -6,10 +6,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Group, chown};
 use rustix::fs::{AtFlags, unlinkat};
+use socket2::{SockRef, TcpKeepalive};
 use thiserror::Error;
 
 use crate::control::model::Api;
@@ -97,12 +99,19 @@ impl Doors {
     }
 }
 
+/// A client at `api.listen` that has not answered the kernel for so long has vanished.
+const VANISHED: Duration = Duration::from_secs(30);
+
 fn listen(address: SocketAddr) -> Result<TcpListener, DoorError> {
-    TcpListener::bind(address).map_err(|source| DoorError::System {
-        key: "api.listen",
-        place: address.to_string(),
-        source,
-    })
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        // Connections have these from their listener (tcp(7)).
+        let socket = SockRef::from(&listener);
+        let keepalive = TcpKeepalive::new().with_time(VANISHED / 2).with_interval(VANISHED / 6).with_retries(3);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(VANISHED))?;
+        Ok(listener)
+    });
+    bound.map_err(|source| DoorError::System { key: "api.listen", place: address.to_string(), source })
 }
 
 /// Only one daemon has a socket; the lock goes with its process, however that ends.

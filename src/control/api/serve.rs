@@ -1,18 +1,19 @@
 //! Connections: so many, so large, so long, and no more.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -20,11 +21,12 @@ use tokio::task::AbortHandle;
 use tower_service::Service as _;
 use tracing::warn;
 
-use super::desk::{Clerk, Desk, desk};
+use super::activity::{Activity, Busy, Patient};
+use super::desk::{Clerk, desk};
 use super::door::Doors;
 use super::routes;
 
-/// Connections at a time, of each listener. With one more, the oldest that is not being answered is closed.
+/// Connections at a time, of each listener. With one more, the oldest that waits for its client, or for others', is closed.
 const CONNECTIONS: usize = 256;
 
 /// A client that has not sent its request's head by then is not waited for any more.
@@ -56,42 +58,33 @@ pub(in crate::control) fn serve(doors: Doors) -> io::Result<(Server, Clerk)> {
     let unix = doors.unix.try_clone()?;
     unix.set_nonblocking(true)?;
     let unix = UnixListener::from_std(unix)?;
-    let mut tasks = vec![tokio::spawn(accept_unix(unix, routes::all(desk.clone()))).abort_handle()];
+    let of_unix = move |context: &mut Context<'_>| unix.poll_accept(context).map_ok(|(stream, _)| stream);
+    let mut tasks = vec![tokio::spawn(accept(of_unix, routes::all(desk.clone()))).abort_handle()];
     if let Some(tcp) = &doors.tcp {
         let tcp = tcp.try_clone()?;
         tcp.set_nonblocking(true)?;
-        tasks.push(tokio::spawn(accept_tcp(TcpListener::from_std(tcp)?, read_only(desk.apart()))).abort_handle());
+        let tcp = TcpListener::from_std(tcp)?;
+        let of_tcp = move |context: &mut Context<'_>| tcp.poll_accept(context).map_ok(|(stream, _)| stream);
+        tasks.push(tokio::spawn(accept(of_tcp, routes::reading(desk.apart()))).abort_handle());
     }
     Ok((Server { tasks, _doors: doors }, clerk))
 }
 
-fn read_only(desk: Desk) -> Router {
-    routes::reading(desk)
-}
-
-async fn accept_unix(listener: UnixListener, router: Router) {
+async fn accept<S>(mut next: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>>, router: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut connections = Connections::default();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => connections.take(stream, &router).await,
-            Err(error) => out_of_descriptors(&error).await,
+        match poll_fn(&mut next).await {
+            Ok(stream) => connections.take(stream, &router).await,
+            Err(error) => {
+                // Out of descriptors.
+                warn!("api: accepting a connection: {error}");
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
-}
-
-async fn accept_tcp(listener: TcpListener, router: Router) {
-    let mut connections = Connections::default();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => connections.take(stream, &router).await,
-            Err(error) => out_of_descriptors(&error).await,
-        }
-    }
-}
-
-async fn out_of_descriptors(error: &io::Error) {
-    warn!("api: accepting a connection: {error}");
-    tokio::time::sleep(PAUSE).await;
 }
 
 /// The open ones, the oldest first.
@@ -100,8 +93,7 @@ struct Connections(VecDeque<Connection>);
 
 #[derive(Debug)]
 struct Connection {
-    /// Answers being made; one that has none is only waiting for its client.
-    working: Arc<AtomicUsize>,
+    activity: Arc<Activity>,
     task: AbortHandle,
 }
 
@@ -110,8 +102,8 @@ impl Connections {
         let open = &mut self.0;
         open.retain(|one| !one.task.is_finished());
         if open.len() >= CONNECTIONS {
-            // Its client waits for nothing, or has not said for what.
-            let idle = open.iter().position(|one| one.working.load(Ordering::Relaxed) == 0);
+            // Its client waits for nothing, has not said for what, does not read the answer, or waits for others.
+            let idle = open.iter().position(|one| one.activity.is_waiting());
             // Else the new one is closed.
             let Some(idle) = idle else { return };
             if let Some(closed) = open.remove(idle) {
@@ -120,24 +112,28 @@ impl Connections {
                 tokio::task::yield_now().await;
             }
         }
-        let working = Arc::new(AtomicUsize::new(0));
-        let task = tokio::spawn(connection(stream, router.clone(), Arc::clone(&working))).abort_handle();
-        open.push_back(Connection { working, task });
+        let activity = Arc::<Activity>::default();
+        let task = tokio::spawn(connection(stream, router.clone(), Arc::clone(&activity))).abort_handle();
+        open.push_back(Connection { activity, task });
     }
 }
 
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
-    working: Arc<AtomicUsize>,
+    activity: Arc<Activity>,
 ) {
+    let stream = Patient::new(stream, Arc::clone(&activity));
     let service = service_fn(move |request: Request<Incoming>| {
-        let mut router = router.clone();
-        let working = Working(Arc::clone(&working));
+        let (mut router, activity) = (router.clone(), Arc::clone(&activity));
         async move {
             let (mut head, body) = request.into_parts();
-            head.extensions.insert(working);
-            router.call(Request::from_parts(head, Body::new(body))).await.map_err(|never: Infallible| never)
+            // Else its client is waited for; who reads the body says when there is work.
+            let busy = body.is_end_stream().then(|| Activity::begin(&activity));
+            head.extensions.insert(Arc::clone(&activity));
+            let response = router.call(Request::from_parts(head, Body::new(body))).await;
+            let busy = busy.unwrap_or_else(|| Activity::begin(&activity));
+            response.map(|response: Response<Body>| response.map(|body| Answer { body, _busy: busy }))
         }
     });
     let mut server = http1::Builder::new();
@@ -146,24 +142,28 @@ async fn connection(
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
-/// A connection's count of answers being made.
-#[derive(Debug, Clone)]
-pub(super) struct Working(Arc<AtomicUsize>);
-
-/// While it lives, its connection is not closed for a new one.
-#[derive(Debug)]
-pub(super) struct Busy(Arc<AtomicUsize>);
-
-impl Working {
-    /// From now on.
-    pub(super) fn begin(&self) -> Busy {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Busy(Arc::clone(&self.0))
-    }
+/// A response's body; its connection is busy until it has ended.
+struct Answer {
+    body: Body,
+    _busy: Busy,
 }
 
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -296,7 +296,8 @@ pub struct Flow {
 /// `GET /v1/events`: a line for each of these.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Counts events from 1, since the daemon's start; 0 for a line that stands for events that were lost.
+    /// Counts events, from the milliseconds from 1970 to the daemon's start on: a later one's is always above. 0 for a line
+    /// that stands for events that were lost.
     pub id: u64,
     /// When (RFC 3339, UTC).
     pub time: String,

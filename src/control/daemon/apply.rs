@@ -134,8 +134,15 @@ impl Daemon {
     /// Has this configuration rule as soon as its new members can be reached, at most a second from now.
     pub(super) fn propose(&mut self, next: Running, origin: Origin) -> Result<(), (Refused, Origin)> {
         let model = next.model();
-        let draft = match self.draft(&model) {
-            Ok(draft) => draft,
+        let preparation = self.prepare(&model).and_then(|change| {
+            if is_quick(&change, &model) {
+                return Ok(Preparation::Done(None));
+            }
+            let draft = self.draft(&model)?;
+            Ok(Preparation::Running(spawn_blocking(move || draft.lay_out())))
+        });
+        let preparation = match preparation {
+            Ok(preparation) => preparation,
             Err(refused) => return Err((refused, origin)),
         };
         let wanted = [&self.plan.model, &model];
@@ -145,7 +152,6 @@ impl Daemon {
         let members = model.pools.iter().flat_map(|pool| &pool.members);
         let new = members.map(|member| member.address).filter(|address| !known.contains(address)).collect();
         self.watcher.list(wanted.iter().flat_map(|model| &model.interfaces).map(|interface| interface.name.clone()));
-        let preparation = Preparation::Running(spawn_blocking(move || draft.lay_out()));
         let until = Instant::now() + FIRST_RESOLUTION;
         self.proposal = Some(Proposal { next, model, new, until, origin, preparation });
         Ok(())
@@ -229,7 +235,7 @@ impl Daemon {
         let now = self.running.revision;
         if let Some(wanted) = revision.filter(|wanted| *wanted != now) {
             let words = format!("revision {now} rules, not {wanted}: somebody else has changed something; look again");
-            let _ = reply.send(Err(Problem::new(409, words).about("If-Match")));
+            let _ = reply.send(Err(Problem::new(412, words).about("If-Match")));
             return;
         }
         let next = match self.next(wish) {
@@ -418,6 +424,14 @@ impl Daemon {
         self.refusals.retain(|name, _| interfaces.contains(name));
         self.ever_served.retain(|name| interfaces.contains(name));
     }
+}
+
+/// Whether it is made sooner than handed over: some small pools to be laid out take a millisecond each.
+fn is_quick(change: &Change, model: &Model) -> bool {
+    const PARTS: usize = 8;
+    const MEMBERS: usize = 100;
+    change.pools.len() + change.members.len() + change.monitors.len() <= PARTS
+        && model.pools.iter().all(|pool| pool.members.len() <= MEMBERS)
 }
 
 fn not_saved(why: &str) -> Problem {

@@ -123,11 +123,11 @@ impl Check {
         }
     }
 
-    /// For whoever asks.
-    pub(super) fn status(&self, subject: &Subject) -> MonitorStatus {
+    /// For whoever asks; with p50 and p99, or without.
+    pub(super) fn status(&self, subject: &Subject, with_times: bool) -> MonitorStatus {
         let quantile = |quantile| {
             let durations = &self.durations;
-            (!durations.is_empty()).then(|| Duration::from_micros(durations.value_at_quantile(quantile)))
+            (with_times && !durations.is_empty()).then(|| Duration::from_micros(durations.value_at_quantile(quantile)))
         };
         MonitorStatus {
             pool: subject.pool.clone(),

@@ -181,9 +181,12 @@ impl Checker {
     }
 
     /// Every monitor's view of every member.
-    pub fn monitors(&self) -> Vec<MonitorStatus> {
+    ///
+    /// `with_times`: p50 and p99, too, which have to be added up.
+    pub fn monitors(&self, with_times: bool) -> impl Iterator<Item = MonitorStatus> {
         let numbers = self.subjects.iter().flat_map(|(subject, checks)| checks.iter().map(move |one| (subject, one)));
-        numbers.filter_map(|(subject, number)| Some(self.checks.get(number)?.status(subject))).collect()
+        let known = numbers.filter_map(|(subject, number)| Some((subject, self.checks.get(number)?)));
+        known.map(move |(subject, check)| check.status(subject, with_times))
     }
 
     /// How they do together, and keep to their schedule.

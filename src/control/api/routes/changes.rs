@@ -1,11 +1,11 @@
 //! What is changed: another configuration, or something about one member or VIP.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{patch, post};
@@ -13,11 +13,11 @@ use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::super::activity::Activity;
 use super::super::desk::{Desk, Wish};
 use super::super::problem::Problem;
-use super::super::serve::Working;
 use super::super::shape::{Applied, MemberPatch, VipPatch};
-use super::{Json, query};
+use super::{Json, Named, query};
 use crate::control::model::Model;
 
 /// More is no request: a configuration of ten thousand VIPs with ten members each has about half of it.
@@ -31,6 +31,12 @@ const LARGE: usize = 1 << 20;
 
 /// A client that has not sent its body by then is not waited for any more.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// So long a large body waits for a place among the few that are read at a time: longer than one that stalls keeps its.
+const PLACE: Duration = Duration::from_secs(3);
+
+/// A large body keeps its place only while so much of it comes in that time, or its end.
+const PACE: (usize, Duration) = (LARGE, Duration::from_secs(2));
 
 pub(super) fn routes() -> Router<Desk> {
     Router::new()
@@ -46,8 +52,7 @@ async fn read(desk: &Desk, headers: &HeaderMap, body: Body) -> Result<(String, O
     if length.is_some_and(|length| length > DISCARDED as u64) {
         return Err(too_large());
     }
-    let late = |_| Problem::new(408, format!("the body has not come within {PATIENCE:?}"));
-    let (bytes, place) = tokio::time::timeout(PATIENCE, collect(desk, body)).await.map_err(late)??;
+    let (bytes, place) = collect(desk, body).await?;
     let bytes = bytes.ok_or_else(too_large)?;
     let text = String::from_utf8(bytes).map_err(|_| Problem::new(400, "the body is no UTF-8 text"))?;
     Ok((text, place))
@@ -56,7 +61,13 @@ async fn read(desk: &Desk, headers: &HeaderMap, body: Body) -> Result<(String, O
 /// No bytes: they are too many.
 async fn collect(desk: &Desk, mut body: Body) -> Result<(Option<Vec<u8>>, Option<OwnedSemaphorePermit>), Problem> {
     let (mut bytes, mut seen, mut place) = (Vec::new(), 0, None);
-    while let Some(frame) = body.frame().await {
+    let mut until = Instant::now() + PATIENCE;
+    // Of one that has a place: by when it is to have come so far.
+    let mut due: Option<(usize, Instant)> = None;
+    loop {
+        let deadline = due.map_or(until, |(_, soon)| until.min(soon));
+        let frame = tokio::time::timeout_at(deadline.into(), body.frame()).await.map_err(|_| late(deadline < until))?;
+        let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| Problem::new(400, format!("the body ends early: {error}")))?;
         let Some(data) = frame.data_ref() else { continue };
         seen += data.len();
@@ -64,7 +75,13 @@ async fn collect(desk: &Desk, mut body: Body) -> Result<(Option<Vec<u8>>, Option
             break;
         }
         if seen > LARGE && place.is_none() {
-            place = desk.large_bodies().acquire_owned().await.ok();
+            let asked = Instant::now();
+            place = Some(large_place(desk).await?);
+            // Not its client's time.
+            until += asked.elapsed();
+        }
+        if place.is_some() && due.is_none_or(|(enough, _)| seen >= enough) {
+            due = Some((seen + PACE.0, Instant::now() + PACE.1));
         }
         if seen <= BODY {
             bytes.extend_from_slice(data);
@@ -73,6 +90,22 @@ async fn collect(desk: &Desk, mut body: Body) -> Result<(Option<Vec<u8>>, Option
         }
     }
     Ok(((seen <= BODY).then_some(bytes), place))
+}
+
+async fn large_place(desk: &Desk) -> Result<OwnedSemaphorePermit, Problem> {
+    let place = tokio::time::timeout(PLACE, desk.large_bodies().acquire_owned()).await;
+    let taken = || Problem::new(503, "too many large bodies are being read; try again later");
+    place.ok().and_then(Result::ok).ok_or_else(taken)
+}
+
+fn late(is_large: bool) -> Problem {
+    let words = if is_large {
+        let (least, time) = PACE;
+        format!("the body comes too slowly: one of more than {} MiB is to bring {least} bytes in {time:?}", LARGE >> 20)
+    } else {
+        format!("the body has not come within {PATIENCE:?}")
+    };
+    Problem::new(408, words)
 }
 
 /// The revision that must rule.
@@ -90,13 +123,13 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 
 async fn apply(
     State(desk): State<Desk>,
-    Extension(working): Extension<Working>,
+    Extension(activity): Extension<Arc<Activity>>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let [dry_run] = query(&uri, ["dry_run"])?;
-    let dry_run = match dry_run {
+    let dry_run = match dry_run.as_deref() {
         None | Some("false") => false,
         Some("" | "true") => true,
         Some(other) => {
@@ -106,7 +139,7 @@ async fn apply(
     let revision = if_match(&headers)?;
     let (text, _place) = read(&desk, &headers, body).await?;
     let text: Arc<str> = text.into();
-    let _busy = working.begin();
+    let _busy = Activity::begin(&activity);
     // A large one takes its time, and nothing else may wait for it.
     let read = Arc::clone(&text);
     let parsed = tokio::task::spawn_blocking(move || Model::parse("config", &read)).await;
@@ -120,7 +153,7 @@ async fn apply(
     let (drafted, edits, now) =
         desk.ask(move |daemon| (daemon.draft(&model), daemon.edits_that_end(), daemon.revision())).await?;
     if let Some(wanted) = revision.filter(|wanted| *wanted != now) {
-        return Err(Problem::new(409, format!("revision {now} rules, not {wanted}")).about("If-Match"));
+        return Err(Problem::new(412, format!("revision {now} rules, not {wanted}")).about("If-Match"));
     }
     let draft = drafted.map_err(|refused| Problem::new(422, refused.to_string()))?;
     // It takes seconds of a core: one after the other.
@@ -134,14 +167,14 @@ async fn apply(
 
 async fn edit(
     State(desk): State<Desk>,
-    Extension(working): Extension<Working>,
-    Path((pool, member)): Path<(String, String)>,
+    Extension(activity): Extension<Arc<Activity>>,
+    Named((pool, member)): Named<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let revision = if_match(&headers)?;
     let (text, _) = read(&desk, &headers, body).await?;
-    let _busy = working.begin();
+    let _busy = Activity::begin(&activity);
     let patch: MemberPatch = object(&text, &["weight", "enabled", "drain"])?;
     let (change, revision) = desk.order(Wish::Edit { pool, member, patch }, revision).await?;
     Ok(Json(Applied { revision, summary: change.summary(), plan: change.to_string(), change }, revision)
@@ -150,14 +183,14 @@ async fn edit(
 
 async fn edit_vip(
     State(desk): State<Desk>,
-    Extension(working): Extension<Working>,
-    Path(vip): Path<String>,
+    Extension(activity): Extension<Arc<Activity>>,
+    Named(vip): Named<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let revision = if_match(&headers)?;
     let (text, _) = read(&desk, &headers, body).await?;
-    let _busy = working.begin();
+    let _busy = Activity::begin(&activity);
     let patch: VipPatch = object(&text, &["enabled"])?;
     let (change, revision) = desk.order(Wish::EditVip { vip, patch }, revision).await?;
     Ok(Json(Applied { revision, summary: change.summary(), plan: change.to_string(), change }, revision)

@@ -1,15 +1,16 @@
 //! What there is, and how it does.
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use serde::Serialize;
 
-use super::super::desk::Desk;
+use super::super::desk::{Desk, Part};
 use super::super::problem::Problem;
 use super::super::shape;
-use super::{Json, no_such};
+use super::{Held, Json, Named, long_json, no_such};
 use crate::control::daemon::Daemon;
 
 /// The API in the words of `OpenAPI` 3.1; a test holds the daemon's answers against it.
@@ -36,23 +37,25 @@ async fn say<T: Send + 'static>(desk: &Desk, what: impl FnOnce(&Daemon) -> T + S
     Ok(Json(answer, revision))
 }
 
-/// The one of that name, or which names come near it.
+/// All of them.
+async fn list<T: Serialize + Send + 'static>(
+    desk: &Desk,
+    held: Held,
+    part: impl Fn(&Daemon, usize) -> Part<T> + Copy + Send + 'static,
+) -> Result<Response, Problem> {
+    let (all, revision) = desk.list(part).await?;
+    long_json(all, revision, held).await
+}
+
+/// The one of that name, or the names among which it may be meant.
 async fn find<T: Send + 'static>(
     desk: &Desk,
     kind: &str,
     name: String,
-    all: impl FnOnce(&Daemon) -> Vec<T> + Send + 'static,
-    name_of: fn(&T) -> String,
+    find: impl FnOnce(&Daemon, &str) -> Result<T, Vec<String>> + Send + 'static,
 ) -> Answer<T> {
     let wanted = name.clone();
-    let find = move |daemon: &Daemon| {
-        let mut all = all(daemon);
-        match all.iter().position(|one| name_of(one) == wanted) {
-            Some(index) => Ok(all.swap_remove(index)),
-            None => Err(all.iter().map(name_of).collect::<Vec<_>>()),
-        }
-    };
-    let Json(found, revision) = say(desk, find).await?;
+    let Json(found, revision) = say(desk, move |daemon| find(daemon, &wanted)).await?;
     found.map(|one| Json(one, revision)).map_err(|names| no_such(kind, &name, &names))
 }
 
@@ -61,6 +64,7 @@ async fn description() -> impl IntoResponse {
 }
 
 async fn status(State(desk): State<Desk>) -> Answer<shape::Status> {
+    let _turn = desk.turn().await?;
     say(&desk, Daemon::status).await
 }
 
@@ -68,31 +72,32 @@ async fn workers(State(desk): State<Desk>) -> Answer<Vec<shape::Worker>> {
     say(&desk, Daemon::workers).await
 }
 
-async fn vips(State(desk): State<Desk>) -> Answer<Vec<shape::Vip>> {
-    say(&desk, Daemon::vips).await
+async fn vips(State(desk): State<Desk>, held: Held) -> Result<Response, Problem> {
+    list(&desk, held, Daemon::vips).await
 }
 
-async fn vip(State(desk): State<Desk>, Path(name): Path<String>) -> Answer<shape::Vip> {
-    find(&desk, "VIP", name, Daemon::vips, |vip| vip.name.clone()).await
+async fn vip(State(desk): State<Desk>, Named(name): Named<String>) -> Answer<shape::Vip> {
+    find(&desk, "VIP", name, Daemon::vip_named).await
 }
 
-async fn pools(State(desk): State<Desk>) -> Answer<Vec<shape::Pool>> {
-    say(&desk, Daemon::pools).await
+async fn pools(State(desk): State<Desk>, held: Held) -> Result<Response, Problem> {
+    list(&desk, held, Daemon::pools).await
 }
 
-async fn pool(State(desk): State<Desk>, Path(name): Path<String>) -> Answer<shape::Pool> {
-    find(&desk, "pool", name, Daemon::pools, |pool| pool.name.clone()).await
+/// It may have thousands of members.
+async fn pool(State(desk): State<Desk>, held: Held, Named(name): Named<String>) -> Result<Response, Problem> {
+    let Json(pool, revision) = find(&desk, "pool", name, Daemon::pool_named).await?;
+    long_json(pool, revision, held).await
 }
 
-async fn members(State(desk): State<Desk>) -> Answer<Vec<shape::Member>> {
-    say(&desk, Daemon::members).await
+async fn members(State(desk): State<Desk>, held: Held) -> Result<Response, Problem> {
+    list(&desk, held, Daemon::members).await
 }
 
-async fn member(State(desk): State<Desk>, Path((pool, name)): Path<(String, String)>) -> Answer<shape::Member> {
-    let name = format!("{pool}/{name}");
-    find(&desk, "member", name, Daemon::members, |member| format!("{}/{}", member.pool, member.name)).await
+async fn member(State(desk): State<Desk>, Named((pool, name)): Named<(String, String)>) -> Answer<shape::Member> {
+    find(&desk, "member", format!("{pool}/{name}"), move |daemon, _| daemon.member_named(&pool, &name)).await
 }
 
-async fn monitors(State(desk): State<Desk>) -> Answer<Vec<shape::Monitor>> {
-    say(&desk, Daemon::monitors).await
+async fn monitors(State(desk): State<Desk>, held: Held) -> Result<Response, Problem> {
+    list(&desk, held, Daemon::monitors).await
 }

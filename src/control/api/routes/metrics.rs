@@ -4,7 +4,6 @@ use std::fmt;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
@@ -18,7 +17,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::super::desk::Desk;
 use super::super::problem::Problem;
-use super::super::shape::{Member, Monitor, Pool, Status, Vip};
+use super::super::shape::{Member, Monitor, Status, Vip};
+use super::{Held, slices, write_down};
+use crate::control::compile::{PoolState, PoolStatus};
 use crate::control::daemon::Daemon;
 use crate::control::health::{OfType, Pace, Times};
 
@@ -29,25 +30,24 @@ pub(super) fn routes() -> Router<Desk> {
     Router::new().route("/v1/metrics", get(metrics)).route("/metrics", get(metrics))
 }
 
-async fn metrics(State(desk): State<Desk>) -> Result<Response, Problem> {
-    let known = |daemon: &Daemon| Known {
-        status: daemon.status(),
-        vips: daemon.vips(),
-        pools: daemon.pools(),
-        members: daemon.members(),
-        monitors: daemon.monitors(),
-        pace: daemon.pace(),
+async fn metrics(State(desk): State<Desk>, held: Held) -> Result<Response, Problem> {
+    let (status, pace) = desk.ask(|daemon| (daemon.status(), daemon.pace())).await?;
+    let known = Known {
+        status,
+        pace,
+        vips: desk.list(Daemon::vips).await?.0,
+        pools: desk.list(Daemon::pool_statuses).await?.0,
+        members: desk.list(Daemon::members).await?.0,
+        monitors: desk.list(Daemon::monitors_without_times).await?.0,
     };
-    let known = desk.ask(known).await?;
-    // Thousands of lines: not while others wait.
-    let text = tokio::task::spawn_blocking(move || {
+    let (text, written) = write_down(held, move || {
         let mut registry = Registry::with_prefix("pointsman");
         registry.register_collector(Box::new(known));
         let mut text = String::new();
-        text::encode(&mut text, &registry).map(|()| text)
-    });
-    let text = text.await.map_err(|error| error.to_string()).and_then(|text| text.map_err(|error| error.to_string()));
-    let mut response = Response::new(Body::from(text.map_err(|error| Problem::new(500, error))?));
+        text::encode(&mut text, &registry).map(|()| text.into_bytes())
+    })
+    .await?;
+    let mut response = Response::new(slices(text, Some(written)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
     Ok(response)
 }
@@ -57,7 +57,8 @@ async fn metrics(State(desk): State<Desk>) -> Result<Response, Problem> {
 struct Known {
     status: Status,
     vips: Vec<Vip>,
-    pools: Vec<Pool>,
+    /// With their names.
+    pools: Vec<(String, PoolStatus)>,
     members: Vec<Member>,
     monitors: Vec<Monitor>,
     pace: Pace,
@@ -190,12 +191,12 @@ impl Known {
     }
 
     fn pools(&self, metric: &mut Metric<'_>) -> fmt::Result {
-        let each = |what: fn(&Pool) -> u32| {
-            self.pools.iter().map(move |pool| (vec![("pool", pool.name.clone())], f64::from(what(pool))))
+        let each = |what: fn(&PoolStatus) -> u32| {
+            self.pools.iter().map(move |(name, pool)| (vec![("pool", name.clone())], f64::from(what(pool))))
         };
         metric.gauge(
             ("pool_up", "1 if it has its quorum without backups", None),
-            each(|one| (one.state == "up").into()),
+            each(|one| (one.state == PoolState::Up).into()),
         )?;
         metric.gauge(("pool_usable_members", "Members that may get new flows", None), each(|one| one.usable))?;
         metric.gauge(("pool_quorum", "So many must be usable", None), each(|one| one.quorum))

@@ -3,10 +3,11 @@
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, Uri, header};
 use axum::response::Response;
 use axum::routing::get;
@@ -14,13 +15,15 @@ use futures_util::stream::{self, Stream};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
-use super::super::desk::Desk;
+use super::super::desk::{Desk, Names};
 use super::super::problem::Problem;
-use super::super::serve::{Busy, Working};
 use super::super::shape::{Event, Flow};
-use super::{no_such, query};
+use super::{few, no_such, query};
 use crate::control::daemon::Daemon;
 use crate::dataplane::flow::{FlowState, FlowTable, Key as _};
+
+/// An empty line on a stream without events after that: whoever has vanished is noticed, and readers see that we live.
+const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Lines of the table that one step looks at: a tenth of a millisecond of control's time.
 const STEP: u32 = 2048;
@@ -32,16 +35,10 @@ pub(super) fn routes() -> Router<Desk> {
     Router::new().route("/v1/flows", get(flows)).route("/v1/events", get(events))
 }
 
-/// Held while a stream goes on: its connection is not closed for another, and there are not too many of them.
-struct Held {
-    _busy: Busy,
-    _permit: OwnedSemaphorePermit,
-}
-
-fn hold(desk: &Desk, working: &Working) -> Result<Held, Problem> {
+/// To be held while a stream goes on: there are not too many of them.
+fn hold(desk: &Desk) -> Result<OwnedSemaphorePermit, Problem> {
     let permit = desk.streams().try_acquire_owned();
-    let permit = permit.map_err(|_| Problem::new(503, "too many streams at a time; try again later"))?;
-    Ok(Held { _busy: working.begin(), _permit: permit })
+    permit.map_err(|_| Problem::new(503, "too many streams at a time; try again later"))
 }
 
 fn lines(stream: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static) -> Response {
@@ -77,19 +74,18 @@ impl Filter {
             let wrong = |_| Problem::new(400, format!("limit is {limit:?} (allowed: a number)")).about("limit");
             limit.parse::<u64>().map_err(wrong)
         });
-        let decoded = |text: &str| text.replace("%2F", "/").replace("%2f", "/");
         let client = client.map(|client| {
             let wrong = || {
                 let words =
                     format!("client is {client:?} (allowed: an IPv4 address, or a prefix such as 192.0.2.0/24)");
                 Problem::new(400, words).about("client")
             };
-            prefix(&decoded(client)).ok_or_else(wrong)
+            prefix(&client).ok_or_else(wrong)
         });
         Ok(Self {
             client: client.transpose()?,
-            vip: vip.map(decoded),
-            member: member.map(decoded),
+            vip,
+            member,
             state: state.transpose()?,
             left: limit.transpose()?.unwrap_or(u64::MAX),
         })
@@ -104,36 +100,26 @@ fn prefix(text: &str) -> Option<(u32, u32)> {
     Some((address.to_bits() & mask, mask))
 }
 
-/// What ids mean; by id.
-struct Names {
-    /// And the port, if it is one.
-    vips: Vec<Option<(String, Option<u16>)>>,
-    members: Vec<Option<String>>,
-}
-
 /// A walk through the table.
 struct Walk {
     flows: Arc<FlowTable>,
-    names: Names,
+    names: Arc<Names>,
     filter: Filter,
     vip: Option<usize>,
     member: Option<usize>,
     next: u32,
-    _held: Held,
+    _held: OwnedSemaphorePermit,
 }
 
-async fn flows(
-    State(desk): State<Desk>,
-    Extension(working): Extension<Working>,
-    uri: Uri,
-) -> Result<Response, Problem> {
+async fn flows(State(desk): State<Desk>, uri: Uri) -> Result<Response, Problem> {
     let filter = Filter::read(&uri)?;
-    let held = hold(&desk, &working)?;
-    let (flows, vips, members) = desk.ask(Daemon::flows_and_names).await?;
-    let names = Names { vips, members };
-    let vip_names = || names.vips.iter().map(|vip| vip.as_ref().map(|(name, _)| name.clone()));
-    let vip = filter.vip.as_ref().map(|wanted| index_of("VIP", wanted, vip_names().collect())).transpose()?;
-    let member = filter.member.as_ref().map(|wanted| index_of("member", wanted, names.members.clone())).transpose()?;
+    let held = hold(&desk)?;
+    let flows = desk.ask(Daemon::flows).await?;
+    let names = desk.names().await?;
+    let vips = || names.vips.iter().map(|vip| vip.as_ref().map(|(name, _)| name));
+    let vip = filter.vip.as_ref().map(|wanted| index_of("VIP", wanted, vips)).transpose()?;
+    let members = || names.members.iter().map(Option::as_ref);
+    let member = filter.member.as_ref().map(|wanted| index_of("member", wanted, members)).transpose()?;
     let walk = Walk { flows, names, filter, vip, member, next: 0, _held: held };
     Ok(lines(stream::unfold(walk, |mut walk| async {
         let mut chunk = Vec::new();
@@ -145,12 +131,13 @@ async fn flows(
     })))
 }
 
-fn index_of(kind: &str, wanted: &str, names: Vec<Option<String>>) -> Result<usize, Problem> {
-    let found = names.iter().position(|name| name.as_deref() == Some(wanted));
-    found.ok_or_else(|| {
-        let names: Vec<String> = names.into_iter().flatten().collect();
-        no_such(kind, wanted, &names).about(kind.to_lowercase())
-    })
+fn index_of<'n, N: Iterator<Item = Option<&'n String>>>(
+    kind: &str,
+    wanted: &str,
+    names: impl Fn() -> N,
+) -> Result<usize, Problem> {
+    let found = names().position(|name| name.is_some_and(|name| name == wanted));
+    found.ok_or_else(|| no_such(kind, wanted, &few(names().flatten())).about(kind.to_lowercase()))
 }
 
 impl Walk {
@@ -161,7 +148,7 @@ impl Walk {
             return false;
         }
         let until = self.next.saturating_add(STEP).min(end);
-        while self.next < until {
+        while self.next < until && chunk.len() < CHUNK {
             for flow in self.flows.v4.line(self.next, now) {
                 let (vip, member) = (usize::from(flow.key.vip().0), flow.member.0 as usize);
                 let client = flow.key.client();
@@ -195,25 +182,26 @@ impl Walk {
     }
 }
 
-async fn events(
-    State(desk): State<Desk>,
-    Extension(working): Extension<Working>,
-    uri: Uri,
-) -> Result<Response, Problem> {
+async fn events(State(desk): State<Desk>, uri: Uri) -> Result<Response, Problem> {
     let [after, follow] = query(&uri, ["after", "follow"])?;
     let after = after.map_or(Ok(0), |after| {
         let wrong = |_| Problem::new(400, format!("after is {after:?} (allowed: an event's id)")).about("after");
         after.parse::<u64>().map_err(wrong)
     })?;
-    let follow = match follow {
+    let follow = match follow.as_deref() {
         None | Some("false") => false,
         Some("" | "true") => true,
         Some(other) => {
             return Err(Problem::new(400, format!("follow is {other:?} (allowed: true, false)")).about("follow"));
         }
     };
-    let held = hold(&desk, &working)?;
-    let (found, coming) = desk.ask(move |daemon| daemon.events_after(after)).await?;
+    let held = hold(&desk)?;
+    let (newest, found, coming) = desk.ask(move |daemon| daemon.events_after(after)).await?;
+    if after > newest {
+        let words =
+            format!("after is {after}, and the newest event is {newest}: it is none of this node's; begin with 0");
+        return Err(Problem::new(410, words).about("after"));
+    }
     let mut chunk = Vec::new();
     for event in &found {
         add_line(&mut chunk, &**event);
@@ -226,10 +214,11 @@ async fn events(
             return None;
         }
         let mut chunk = Vec::new();
-        match coming.recv().await {
-            Ok(event) => add_line(&mut chunk, &*event),
-            Err(broadcast::error::RecvError::Lagged(lost)) => add_line(&mut chunk, &Event::lost(lost)),
-            Err(broadcast::error::RecvError::Closed) => return None,
+        match tokio::time::timeout(HEARTBEAT, coming.recv()).await {
+            Ok(Ok(event)) => add_line(&mut chunk, &*event),
+            Ok(Err(broadcast::error::RecvError::Lagged(lost))) => add_line(&mut chunk, &Event::lost(lost)),
+            Ok(Err(broadcast::error::RecvError::Closed)) => return None,
+            Err(_) => chunk.push(b'\n'),
         }
         Some((Ok(Bytes::from(chunk)), (Vec::new(), coming, held)))
     })))
