@@ -187,6 +187,36 @@ const MINIMAL: &str = "[[interface]]\nname = \"eth0\"\n[[vip]]\nname = \"v\"\nad
                        protocol = \"tcp\"\nport = 80\npool = \"p\"\n[[pool]]\nname = \"p\"\n[[pool.member]]\nname = \"m\"\n\
                        address = \"198.51.100.101\"\n";
 
+fn bad_queries() -> Vec<BadCall<'static>> {
+    let mut calls: Vec<BadCall<'_>> = Vec::new();
+    for (path, words) in [
+        ("/v1/flows?state=open", "state is \"open\""),
+        ("/v1/flows?client=nobody", "client is \"nobody\""),
+        ("/v1/flows?client=192.0.2.0/33", "client is"),
+        ("/v1/flows?limit=-1", "limit is \"-1\""),
+        ("/v1/flows?limit=many", "limit is"),
+        ("/v1/flows?vips=http", "no parameter here"),
+        ("/v1/events?after=yesterday", "after is"),
+        ("/v1/events?follow=perhaps", "follow is"),
+        ("/v1/events?since=1", "no parameter here"),
+    ] {
+        calls.push(("GET", path, "", "", 400, words));
+    }
+    for path in ["/v1/vips/%ff", "/v1/pools/%c3", "/v1/members/http/%fe", "/v1/members/%ff/member1"] {
+        calls.push(("GET", path, "", "", 400, "names nothing"));
+    }
+    calls.push(("PATCH", "/v1/members/http/%ff", "", "{\"weight\": 1}", 400, "names nothing"));
+    for path in ["/v1/flows?vip=%", "/v1/flows?vip=%7", "/v1/flows?vip=%zz", "/v1/flows?vip=%ff", "/v1/events?%ff=1"] {
+        calls.push(("GET", path, "", "", 400, "is not percent-encoded UTF-8"));
+    }
+    calls.push(("GET", "/v1/flows?vip=ht%74q", "", "", 404, "there is no VIP \"httq\" (did you mean \"http\"?)"));
+    calls.push(("GET", "/v1/flows?st%61te=%6fpen", "", "", 400, "state is \"open\""));
+    calls.push(("GET", "/v1/events?after=99999999999999", "", "", 410, "the newest event is"));
+    calls.push(("GET", "/v1/flows?vip=htpp", "", "", 404, "did you mean"));
+    calls.push(("GET", "/v1/flows?member=http/member9", "", "", 404, "there is no member"));
+    calls
+}
+
 fn bad_calls() -> Vec<BadCall<'static>> {
     let mut calls: Vec<BadCall<'_>> = Vec::new();
     for (path, words) in [
@@ -221,31 +251,7 @@ fn bad_calls() -> Vec<BadCall<'static>> {
     calls.push(("GET", "/v1/apply", "", "", 405, "takes no GET"));
     calls.push(("PUT", MEMBER, "", "{\"weight\": 1}", 405, "takes no PUT"));
     calls.push(("DELETE", MEMBER, "", "", 405, "takes no DELETE"));
-    for (path, words) in [
-        ("/v1/flows?state=open", "state is \"open\""),
-        ("/v1/flows?client=nobody", "client is \"nobody\""),
-        ("/v1/flows?client=192.0.2.0/33", "client is"),
-        ("/v1/flows?limit=-1", "limit is \"-1\""),
-        ("/v1/flows?limit=many", "limit is"),
-        ("/v1/flows?vips=http", "no parameter here"),
-        ("/v1/events?after=yesterday", "after is"),
-        ("/v1/events?follow=perhaps", "follow is"),
-        ("/v1/events?since=1", "no parameter here"),
-    ] {
-        calls.push(("GET", path, "", "", 400, words));
-    }
-    for path in ["/v1/vips/%ff", "/v1/pools/%c3", "/v1/members/http/%fe", "/v1/members/%ff/member1"] {
-        calls.push(("GET", path, "", "", 400, "names nothing"));
-    }
-    calls.push(("PATCH", "/v1/members/http/%ff", "", "{\"weight\": 1}", 400, "names nothing"));
-    for path in ["/v1/flows?vip=%", "/v1/flows?vip=%7", "/v1/flows?vip=%zz", "/v1/flows?vip=%ff", "/v1/events?%ff=1"] {
-        calls.push(("GET", path, "", "", 400, "is not percent-encoded UTF-8"));
-    }
-    calls.push(("GET", "/v1/flows?vip=ht%74q", "", "", 404, "there is no VIP \"httq\" (did you mean \"http\"?)"));
-    calls.push(("GET", "/v1/flows?st%61te=%6fpen", "", "", 400, "state is \"open\""));
-    calls.push(("GET", "/v1/events?after=99999999999999", "", "", 410, "the newest event is"));
-    calls.push(("GET", "/v1/flows?vip=htpp", "", "", 404, "did you mean"));
-    calls.push(("GET", "/v1/flows?member=http/member9", "", "", 404, "there is no member"));
+    calls.extend(bad_queries());
     for (body, words) in [
         ("", "EOF"),
         ("{", "EOF"),
