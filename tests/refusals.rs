@@ -218,6 +218,34 @@ fn bad_queries() -> Vec<BadCall<'static>> {
     calls
 }
 
+/// Bodies that are no edit of a member, and what is said to them.
+const BAD_PATCHES: &[(&str, &str)] = &[
+    ("", "EOF"),
+    ("{", "EOF"),
+    ("null", "invalid type"),
+    ("[]", "expected an object"),
+    ("[1, true, false]", "expected an object"),
+    ("7", "invalid type"),
+    ("\"weight\"", "invalid type"),
+    ("{\"weight\"}", "expected"),
+    ("{\"weight\": -1}", "weight"),
+    ("{\"weight\": 1.5}", "weight"),
+    ("{\"weight\": 65536}", "expected u16"),
+    ("{\"weight\": 1e99}", "weight"),
+    ("{\"weight\": \"1\"}", "invalid type"),
+    ("{\"weight\": [1]}", "invalid type"),
+    ("{\"weight\": 1, \"weight\": 2}", "duplicate field"),
+    ("{\"weights\": 1}", "unknown field"),
+    ("{\"Weight\": 1}", "unknown field"),
+    ("{\"enabled\": 1}", "invalid type"),
+    ("{\"enabled\": \"true\"}", "invalid type"),
+    ("{\"drain\": \"yes\"}", "invalid type"),
+    ("{\"address\": \"192.0.2.1\"}", "unknown field"),
+    ("{\"weight\": 1} x", "trailing"),
+    ("{\"weight\": 0x10}", "expected"),
+    ("weight = 1", "expected"),
+];
+
 fn bad_calls() -> Vec<BadCall<'static>> {
     let mut calls: Vec<BadCall<'_>> = Vec::new();
     for (path, words) in [
@@ -253,32 +281,7 @@ fn bad_calls() -> Vec<BadCall<'static>> {
     calls.push(("PUT", MEMBER, "", "{\"weight\": 1}", 405, "takes no PUT"));
     calls.push(("DELETE", MEMBER, "", "", 405, "takes no DELETE"));
     calls.extend(bad_queries());
-    for (body, words) in [
-        ("", "EOF"),
-        ("{", "EOF"),
-        ("null", "invalid type"),
-        ("[]", "expected an object"),
-        ("[1, true, false]", "expected an object"),
-        ("7", "invalid type"),
-        ("\"weight\"", "invalid type"),
-        ("{\"weight\"}", "expected"),
-        ("{\"weight\": -1}", "weight"),
-        ("{\"weight\": 1.5}", "weight"),
-        ("{\"weight\": 65536}", "expected u16"),
-        ("{\"weight\": 1e99}", "weight"),
-        ("{\"weight\": \"1\"}", "invalid type"),
-        ("{\"weight\": [1]}", "invalid type"),
-        ("{\"weight\": 1, \"weight\": 2}", "duplicate field"),
-        ("{\"weights\": 1}", "unknown field"),
-        ("{\"Weight\": 1}", "unknown field"),
-        ("{\"enabled\": 1}", "invalid type"),
-        ("{\"enabled\": \"true\"}", "invalid type"),
-        ("{\"drain\": \"yes\"}", "invalid type"),
-        ("{\"address\": \"192.0.2.1\"}", "unknown field"),
-        ("{\"weight\": 1} x", "trailing"),
-        ("{\"weight\": 0x10}", "expected"),
-        ("weight = 1", "expected"),
-    ] {
+    for &(body, words) in BAD_PATCHES {
         calls.push(("PATCH", MEMBER, "", body, 422, words));
     }
     for (path, words) in [

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::output::print;
 use crate::control::model::{
     ConfigError, Forward, Member, Model, OnMemberDown, Pool, Protocol, Scheduler, Vip, VipPort, spelt,
 };
@@ -36,9 +37,9 @@ pub fn check(arguments: &CheckArguments) -> ExitCode {
                 print(&json(&Report::of_errors(errors)));
             }
             print_errors(errors);
+            ExitCode::from(super::EXIT_NOT_SO)
         }
     }
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(super::EXIT_NOT_SO) }
 }
 
 /// Prints every error on a line of its own, and their number.
@@ -50,11 +51,6 @@ fn print_errors(errors: &[ConfigError]) {
     let _ = writeln!(text, "{}", counted(errors.len(), "error"));
     // Nothing is left to be done when nobody reads it: the exit code still says it.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
-}
-
-fn print(text: &str) {
-    // A reader such as `head` may have seen enough.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
 fn counted(count: usize, what: &str) -> String {

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use super::{EXIT_CANNOT_RUN, EXIT_NO_DAEMON, EXIT_NOT_SO};
+use super::{EXIT_CANNOT_RUN, EXIT_NO_DAEMON, EXIT_NOT_SO, output};
 use crate::control::api::problem::Problem;
 use crate::control::model::DEFAULT_SOCKET;
 
@@ -204,11 +204,7 @@ impl ClientArguments {
 /// Prints what was found, or says why not.
 pub(super) fn finish(result: Result<String, ClientError>) -> ExitCode {
     match result {
-        Ok(text) => {
-            // A reader such as `head` may have seen enough.
-            let _ = io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
+        Ok(text) => output::print(&text),
         Err(error) => error.say(),
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::client::ClientArguments;
-use super::path_segment;
+use super::{output, path_segment};
 use crate::control::api::shape::Flow;
 
 /// What is done with connections.
@@ -44,22 +44,24 @@ pub(super) fn conn(ConnCommand::List { client, vip, member, state, limit, api }:
         .filter_map(|(name, value)| Some(format!("{name}={}", path_segment(value.as_ref()?))))
         .collect();
     let mut out = BufWriter::new(stdout().lock());
-    let head = ["CLIENT", "VIP", "PORT", "MEMBER", "STATE", "IDLE"];
-    let mut is_first = true;
+    let head = row(&["CLIENT", "VIP", "PORT", "MEMBER", "STATE", "IDLE"].map(str::to_owned));
+    let (mut is_first, mut written) = (true, Ok(()));
     let result = api.stream(&format!("/v1/flows?{}", query.join("&")), |line| {
-        let written = match serde_json::from_str::<Flow>(line) {
+        written = match serde_json::from_str::<Flow>(line) {
             Ok(flow) if !api.json => {
-                let header = if is_first { row(&head.map(str::to_owned)) } else { String::new() };
-                is_first = false;
-                out.write_all((header + &row(&cells(&flow))).as_bytes())
+                let head = if std::mem::take(&mut is_first) { head.as_str() } else { "" };
+                out.write_all((head.to_owned() + &row(&cells(&flow))).as_bytes())
             }
             _ => writeln!(out, "{line}"),
         };
         // A reader such as `head` has seen enough.
         written.is_ok()
     });
-    let _ = out.flush();
-    result.map_or_else(|error| error.say(), |()| ExitCode::SUCCESS)
+    if is_first && !api.json && result.is_ok() {
+        written = out.write_all(head.as_bytes());
+    }
+    let written = written.and_then(|()| out.flush());
+    result.map_or_else(|error| error.say(), |()| output::outcome(written))
 }
 
 fn cells(flow: &Flow) -> [String; 6] {

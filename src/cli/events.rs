@@ -4,6 +4,7 @@ use std::io::{Write as _, stdout};
 use std::process::ExitCode;
 
 use super::client::ClientArguments;
+use super::output;
 use crate::control::api::shape::Event;
 
 /// What `events` is asked.
@@ -21,16 +22,16 @@ pub struct EventsArguments {
 
 /// Prints them as they come; with `--json` an object per line.
 pub(super) fn events(EventsArguments { follow, after, client }: &EventsArguments) -> ExitCode {
-    let mut out = stdout().lock();
+    let (mut out, mut written) = (stdout().lock(), Ok(()));
     let result = client.stream(&format!("/v1/events?after={after}&follow={follow}"), |line| {
-        let written = match serde_json::from_str::<Event>(line) {
+        written = match serde_json::from_str::<Event>(line) {
             Ok(event) if !client.json => writeln!(out, "{}", sentence(&event)),
             _ => writeln!(out, "{line}"),
-        };
-        // A reader such as `head` has seen enough.
-        written.and_then(|()| out.flush()).is_ok()
+        }
+        .and_then(|()| out.flush());
+        written.is_ok()
     });
-    result.map_or_else(|error| error.say(), |()| ExitCode::SUCCESS)
+    result.map_or_else(|error| error.say(), |()| output::outcome(written))
 }
 
 /// A line for people.

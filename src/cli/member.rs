@@ -8,6 +8,7 @@ use clap::Subcommand;
 use hyper::Method;
 
 use super::client::{Ask, ClientArguments, ClientError, finish, pretty};
+use super::output;
 use super::status::duration;
 use super::table::Table;
 use crate::control::api::problem::Problem;
@@ -53,25 +54,25 @@ pub enum MemberCommand {
         /// Give up waiting after so many seconds
         #[arg(long, value_name = "SECONDS", requires = "wait")]
         timeout: Option<u64>,
-        /// Whom to ask, and how to print
+        /// Options of every edit
         #[command(flatten)]
-        client: ClientArguments,
+        edit: EditArguments,
     },
     /// Give a member new flows again, after `drain` or `disable`
     Enable {
         /// POOL/MEMBER
         name: String,
-        /// Whom to ask, and how to print
+        /// Options of every edit
         #[command(flatten)]
-        client: ClientArguments,
+        edit: EditArguments,
     },
     /// Give a member nothing new, as with `enabled = false`
     Disable {
         /// POOL/MEMBER
         name: String,
-        /// Whom to ask, and how to print
+        /// Options of every edit
         #[command(flatten)]
-        client: ClientArguments,
+        edit: EditArguments,
     },
     /// Give a member another weight
     Weight {
@@ -79,10 +80,20 @@ pub enum MemberCommand {
         name: String,
         /// 0 to 65535; 0 gets nothing new
         weight: u16,
-        /// Whom to ask, and how to print
+        /// Options of every edit
         #[command(flatten)]
-        client: ClientArguments,
+        edit: EditArguments,
     },
+}
+
+/// Options of every edit.
+#[derive(clap::Args)]
+pub struct EditArguments {
+    /// Only if this revision rules (see: pointsman status)
+    #[arg(long, value_name = "N")]
+    revision: Option<u64>,
+    #[command(flatten)]
+    client: ClientArguments,
 }
 
 /// Runs it.
@@ -90,23 +101,39 @@ pub(super) fn member(command: &MemberCommand) -> ExitCode {
     match command {
         MemberCommand::List { pool, client } => finish(list(pool.as_deref(), client)),
         MemberCommand::Show { name, client } => finish(one(name, client)),
-        MemberCommand::Drain { name, wait, timeout, client } => {
+        MemberCommand::Drain { name, wait, timeout, edit } => {
             let drain = MemberPatch { drain: Some(true), ..MemberPatch::default() };
-            match edit(name, &drain, client) {
-                Ok(_) if *wait => wait_until_drained(name, *timeout, client),
+            match change(name, &drain, edit) {
+                Ok(_) if *wait => wait_until_drained(name, *timeout, &edit.client),
                 result => finish(result),
             }
         }
-        MemberCommand::Enable { name, client } => {
+        MemberCommand::Enable { name, edit } => {
             let enable = MemberPatch { enabled: Some(true), drain: Some(false), ..MemberPatch::default() };
-            finish(edit(name, &enable, client))
+            let enabled = change(name, &enable, edit);
+            if enabled.is_ok() {
+                say_if_weightless(name, &edit.client);
+            }
+            finish(enabled)
         }
-        MemberCommand::Disable { name, client } => {
-            finish(edit(name, &MemberPatch { enabled: Some(false), ..MemberPatch::default() }, client))
+        MemberCommand::Disable { name, edit } => {
+            finish(change(name, &MemberPatch { enabled: Some(false), ..MemberPatch::default() }, edit))
         }
-        MemberCommand::Weight { name, weight, client } => {
-            finish(edit(name, &MemberPatch { weight: Some(*weight), ..MemberPatch::default() }, client))
+        MemberCommand::Weight { name, weight, edit } => {
+            finish(change(name, &MemberPatch { weight: Some(*weight), ..MemberPatch::default() }, edit))
         }
+    }
+}
+
+/// Whoever enables a member wants it to get something.
+fn say_if_weightless(name: &str, client: &ClientArguments) {
+    let member = path(name).and_then(|path| client.get::<Member>(&path));
+    if member.is_ok_and(|(_, member)| member.weight == 0) {
+        // Nothing is left to be done when nobody reads it.
+        let _ = writeln!(
+            std::io::stderr(),
+            "pointsman: {name} still gets nothing new: its weight is 0 (see: pointsman member weight)"
+        );
     }
 }
 
@@ -129,7 +156,11 @@ fn one(name: &str, client: &ClientArguments) -> Result<String, ClientError> {
 }
 
 /// Has the daemon change a member; what has changed.
-fn edit(name: &str, patch: &MemberPatch, client: &ClientArguments) -> Result<String, ClientError> {
+fn change(
+    name: &str,
+    patch: &MemberPatch,
+    EditArguments { revision, client }: &EditArguments,
+) -> Result<String, ClientError> {
     let body = serde_json::to_vec(patch).unwrap_or_default();
     let place = path(name)?;
     let value = client.ask(Ask {
@@ -137,7 +168,7 @@ fn edit(name: &str, patch: &MemberPatch, client: &ClientArguments) -> Result<Str
         path: &place,
         content_type: "application/json",
         body,
-        revision: None,
+        revision: *revision,
     })?;
     Ok(if client.json { pretty(&value) } else { value["plan"].as_str().unwrap_or_default().to_owned() })
 }
@@ -153,21 +184,21 @@ fn wait_until_drained(name: &str, timeout: Option<u64>, client: &ClientArguments
         };
         let left = member.active_flows + member.inactive_flows;
         let seconds = started.elapsed().as_secs();
+        // Somebody else may have changed their mind.
+        if !member.drain {
+            let detail = format!("{name} does not drain any more: somebody has enabled it");
+            return given_up(outcome(name, left, seconds), 409, detail, client);
+        }
         if left == 0 {
             return finish(Ok(if client.json {
-                pretty(&serde_json::json!({ "member": name, "flows": 0, "seconds": seconds, "safe_to_remove": true }))
+                pretty(&outcome(name, left, seconds))
             } else {
                 format!("{name}: no flows left after {}: safe to remove\n", duration(seconds))
             }));
         }
-        // Somebody else may have changed their mind.
-        if member.state == "up" {
-            let detail = format!("{name} does not drain any more: somebody has enabled it");
-            return ClientError::Problem(Box::new(Problem::new(409, detail))).say();
-        }
         if timeout.is_some_and(|most| seconds >= most) {
             let detail = format!("{name} still has {left} flows after {}", duration(seconds));
-            return ClientError::Problem(Box::new(Problem::new(408, detail))).say();
+            return given_up(outcome(name, left, seconds), 408, detail, client);
         }
         let is_due = said.is_none_or(|(before, when)| {
             let pause = if before == left { UNCHANGED } else { CHANGED };
@@ -176,12 +207,26 @@ fn wait_until_drained(name: &str, timeout: Option<u64>, client: &ClientArguments
         if is_due && !client.json {
             let (active, closing) = (member.active_flows, member.inactive_flows);
             let idle = if left <= FEW { idle(name, client).unwrap_or_default() } else { String::new() };
-            // A reader such as `head` may have seen enough.
+            // Whether anybody reads or not, the end of it is waited for.
             let _ = writeln!(std::io::stdout(), "{name}: {active} flows left, {closing} closing{idle}");
             said = Some((left, Instant::now()));
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// What waiting came to, as JSON.
+fn outcome(name: &str, flows: u64, seconds: u64) -> serde_json::Value {
+    serde_json::json!({ "member": name, "flows": flows, "seconds": seconds, "safe_to_remove": flows == 0 })
+}
+
+/// It has not come to the end that was waited for.
+fn given_up(mut outcome: serde_json::Value, status: u16, detail: String, client: &ClientArguments) -> ExitCode {
+    if client.json {
+        outcome["safe_to_remove"] = false.into();
+        output::print(&pretty(&outcome));
+    }
+    ClientError::Problem(Box::new(Problem::new(status, detail))).say()
 }
 
 /// How long a member's flows have had no packet: whoever waits for them sees whether anybody still uses them.

@@ -15,7 +15,9 @@ pub mod events;
 pub mod member;
 pub mod run;
 
+mod config;
 mod monitor;
+mod output;
 mod pool;
 mod status;
 mod table;
@@ -53,6 +55,8 @@ enum Command {
     Demo(demo::DemoArguments),
     /// How the running daemon does, what is wrong first
     Status(ClientArguments),
+    /// The configuration that rules: its text
+    Config(ClientArguments),
     /// Have a configuration rule at once; only the difference is made
     Apply(apply::ApplyArguments),
     /// VIPs: what is served
@@ -136,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::check(&arguments),
         Command::Demo(arguments) => demo::demo(&arguments),
         Command::Status(client) => status::status(&client),
+        Command::Config(client) => config::config(&client),
         Command::Apply(arguments) => apply::apply(&arguments),
         Command::Vip(show) => vip::vip(&show),
         Command::Pool(show) => pool::pool(&show),

@@ -18,13 +18,18 @@ pub(super) fn status(client: &ClientArguments) -> ExitCode {
 
 fn screen(status: &Status, colours: bool) -> String {
     let mut text = String::new();
-    let (red, green, end) = if colours { ("\x1b[31m", "\x1b[32m", "\x1b[0m") } else { ("", "", "") };
+    let (red, green, yellow, end) =
+        if colours { ("\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m") } else { ("", "", "", "") };
     // Writing to a String cannot fail, here and below.
     for problem in &status.problems {
         let _ = writeln!(text, "{red}! {problem}{end}");
     }
     if status.problems.is_empty() {
-        let _ = writeln!(text, "{green}all is well{end}");
+        let verdict = if status.notes.is_empty() { "all is well" } else { "nothing is wrong, but:" };
+        let _ = writeln!(text, "{green}{verdict}{end}");
+    }
+    for note in &status.notes {
+        let _ = writeln!(text, "{yellow}- {note}{end}");
     }
     let UpOf { up, total } = status.vips;
     let members = status.members;
@@ -91,14 +96,18 @@ mod tests {
             pools: UpOf { up: 1, total: 1 },
             members: UpOf { up: 3, total: 4 },
             problems: vec!["VIP web: nobody".into(), "member a/b down: x".into()],
+            notes: vec!["member a/c drain: drained by an operator: gets nothing new".into()],
         };
         let text = screen(&status, false);
         assert!(
-            text.starts_with("! VIP web: nobody\n! member a/b down: x\n\nVIPs      1 of 2 up\npools     1 of 1 up\n"),
+            text.starts_with("! VIP web: nobody\n! member a/b down: x\n- member a/c drain: drained by an operator: gets nothing new\n\nVIPs"),
             "{text}"
         );
         assert!(text.contains("flows     1 of 4 (25.0 %)\ndaemon    1 lb1, up 1d 1h, revision 7\n"), "{text}");
+        assert!(text.contains("\nVIPs      1 of 2 up\npools     1 of 1 up\n"), "{text}");
         status.problems.clear();
+        assert!(screen(&status, false).starts_with("nothing is wrong, but:\n- member a/c drain"));
+        status.notes.clear();
         assert!(screen(&status, false).starts_with("all is well\n"));
     }
 }

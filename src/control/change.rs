@@ -35,6 +35,8 @@ pub struct Change {
     pub members: Vec<Item>,
     /// Monitors of pools that stay, likewise.
     pub monitors: Vec<Item>,
+    /// What was edited at run time and rules no longer, because another configuration does: `drain of web/web1`.
+    pub edits_ended: Vec<String>,
     /// What it comes to for each VIP that stays or goes; empty unless it was asked for.
     pub impact: Vec<Impact>,
 }
@@ -130,14 +132,15 @@ impl Change {
                     )
                 })
                 .collect(),
+            edits_ended: Vec::new(),
             impact: Vec::new(),
         }
     }
 
-    /// Whether both configurations are the same.
+    /// Whether both configurations are the same, and no edit has ended.
     pub fn is_empty(&self) -> bool {
         let items = [&self.vips, &self.pools, &self.members, &self.monitors];
-        self.settings.is_empty() && items.into_iter().all(Vec::is_empty)
+        self.settings.is_empty() && self.edits_ended.is_empty() && items.into_iter().all(Vec::is_empty)
     }
 
     /// The settings that only a restart changes.
@@ -355,11 +358,13 @@ fn members(old: &Pool, new: &Pool) -> Option<Vec<Item>> {
         return None;
     }
     let keys = |before: &Member, after: &Member| {
-        let Member { name, address: _, port, weight, thresholds, backup, enabled } = before;
+        let Member { name, address: _, port, weight, drain, thresholds, backup, enabled } = before;
         let mut keys = Keys(Vec::new());
         keys.add("name", name.clone(), after.name.clone());
         keys.add("port", *port, after.port);
-        keys.add("weight", *weight, after.weight);
+        // One that drains has it again afterwards.
+        keys.add(if after.drain { "remembered weight" } else { "weight" }, *weight, after.weight);
+        keys.add("drain", *drain, after.drain);
         let (was, is) = (thresholds, &after.thresholds);
         keys.add("upper_threshold", was.map(|one| one.upper), is.map(|one| one.upper));
         keys.add("lower_threshold", was.and_then(|one| one.lower), is.and_then(|one| one.lower));

@@ -130,8 +130,11 @@ pub enum MemberState {
     Up,
     /// Its monitors have not come to anything yet; until then it counts as this.
     Starting(Start),
-    /// Weight 0: gets nothing new.
-    Drain,
+    /// Gets nothing new.
+    Drain {
+        /// Told to at run time; otherwise its weight is 0.
+        by_operator: bool,
+    },
     /// `enabled = false`.
     Disabled,
     /// Cannot be reached, and why.
@@ -194,7 +197,8 @@ impl fmt::Display for MemberState {
         match self {
             Self::Up => formatter.write_str("up"),
             Self::Starting(start) => write!(formatter, "starting: {}", Self::starting(*start)),
-            Self::Drain => formatter.write_str("drain (weight 0)"),
+            Self::Drain { by_operator: true } => formatter.write_str("drain (by an operator)"),
+            Self::Drain { by_operator: false } => formatter.write_str("drain (weight 0)"),
             Self::Disabled => formatter.write_str("disabled"),
             Self::Unresolved(reason) => write!(formatter, "unresolved: {reason}"),
             Self::Down { reason } => write!(formatter, "down: {reason}"),
@@ -417,11 +421,14 @@ impl Plan {
         let finding = self.health.of(&pool.name, &member.name);
         let state = match (&way, finding) {
             _ if !member.enabled => MemberState::Disabled,
-            (Err(reason), _) if member.weight > 0 => MemberState::Unresolved(reason.clone()),
-            (_, Some(Finding::Down(reason))) if member.weight > 0 => MemberState::Down { reason: Arc::clone(reason) },
-            (_, Some(Finding::Starting(start))) if member.weight > 0 => MemberState::Starting(*start),
-            (_, Some(Finding::Up { weight: Some(0) })) => MemberState::Drain,
-            _ if member.weight == 0 => MemberState::Drain,
+            (Err(reason), _) if member.weight_now() > 0 => MemberState::Unresolved(reason.clone()),
+            (_, Some(Finding::Down(reason))) if member.weight_now() > 0 => {
+                MemberState::Down { reason: Arc::clone(reason) }
+            }
+            (_, Some(Finding::Starting(start))) if member.weight_now() > 0 => MemberState::Starting(*start),
+            _ if member.drain => MemberState::Drain { by_operator: true },
+            (_, Some(Finding::Up { weight: Some(0) })) => MemberState::Drain { by_operator: false },
+            _ if member.weight == 0 => MemberState::Drain { by_operator: false },
             _ => MemberState::Up,
         };
         // Whoever serves nobody has no use for the flows that it has, whatever its state is called.
@@ -589,8 +596,8 @@ fn cuts_off(vip: &super::model::Vip, network: &Network) -> bool {
 /// drains keeps its slots for later.)
 fn weights(pool: &Pool, health: &Health) -> Vec<u16> {
     let weight = |member: &Member| match health.of(&pool.name, &member.name) {
-        Some(Finding::Up { weight: Some(weight @ 1..) }) if member.weight > 0 => *weight,
-        _ => member.weight,
+        Some(Finding::Up { weight: Some(weight @ 1..) }) if member.weight_now() > 0 => *weight,
+        _ => member.weight_now(),
     };
     pool.members.iter().map(weight).collect()
 }

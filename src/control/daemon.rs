@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ use super::plane::{self, Misfit, PATIENCE_WITH_OURSELVES, Place, Plane, PlaneErr
 use super::privileges;
 use super::publish::WorkerStuck;
 use super::reload::{Reloads, Told};
-use super::state::{self, Running, Store};
+use super::state::{self, Restored, Running, STATE_FILE, Store};
 use super::statistics::Statistics;
 use crate::dataplane::flow::{FlowTable, Hands, SWEEP_ROUND, Sizes};
 use crate::dataplane::memory::LINE_BYTES;
@@ -41,7 +41,9 @@ mod apply;
 mod draft;
 mod members;
 mod pools;
+mod problems;
 mod view;
+mod vips;
 
 pub use apply::Refused;
 
@@ -81,6 +83,16 @@ pub enum DaemonError {
     /// It has more VIPs or members than there can be.
     #[error(transparent)]
     NoIds(#[from] NoIds),
+    /// Neither does the one that was applied at run time; whoever only knows the startup file would look in vain.
+    #[error("{source} (by the configuration applied at run time, {}; remove that file to start with {})", state.display(), file.display())]
+    Applied {
+        /// What does not fit.
+        source: Box<DaemonError>,
+        /// What was applied.
+        state: PathBuf,
+        /// The startup file.
+        file: PathBuf,
+    },
     /// None of the listed interfaces exists.
     #[error("interface {}: {} on this host (see: ip link)", .0.join(", "), if .0.len() == 1 { "does not exist" } else { "none of them exists" })]
     NoInterface(Vec<String>),
@@ -127,7 +139,7 @@ pub struct Beginning {
     /// SIGHUP has it read again.
     pub file: PathBuf,
     /// The configuration that is to rule.
-    pub running: Running,
+    pub running: Restored,
     /// Keeps what is changed of it.
     pub state: state::Place,
     /// Where the API is served.
@@ -148,7 +160,11 @@ pub fn run(beginning: Beginning, mut tell: impl FnMut(Progress<'_>)) -> Result<(
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut reloads = Reloads::of(file)?;
         let serve = async {
-            let mut daemon = Daemon::start(running, Store::start(state)?).await?;
+            let applied = running.running.applied.is_some();
+            let place = running.running.base.node.state_dir.join(STATE_FILE);
+            let started = Daemon::start(running, Store::start(state)?, reloads.file()).await;
+            let mut daemon =
+                started.map_err(|error| if applied { error.applied(place, reloads.file()) } else { error })?;
             // Whoever has connected before is answered from here on.
             let (_server, mut clerk) = serve(doors)?;
             tell(Progress::Ready);
@@ -165,6 +181,18 @@ pub fn run(beginning: Beginning, mut tell: impl FnMut(Progress<'_>)) -> Result<(
         }
         result
     })
+}
+
+impl DaemonError {
+    /// The same where a configuration that was applied had ruled.
+    fn applied(self, state: PathBuf, file: &Path) -> Self {
+        match self {
+            Self::Config(_) | Self::NoIds(_) | Self::NoInterface(_) | Self::Plane(_) | Self::FlowTable { .. } => {
+                Self::Applied { source: Box::new(self), state, file: file.to_owned() }
+            }
+            other => other,
+        }
+    }
 }
 
 /// The control thread's state.
@@ -195,13 +223,19 @@ pub(super) struct Daemon {
     said: HashMap<String, Said>,
     /// The same of each pool.
     said_of_pools: HashMap<String, SaidOfPool>,
+    /// The same of each VIP: its state.
+    said_of_vips: HashMap<String, &'static str>,
     /// How the members do by the newest tables, in the model's order.
     members: Vec<MemberStatus>,
     /// The same of the pools.
     pools: Vec<PoolStatus>,
     /// What the plan was made of.
     running: Running,
+    /// The startup file.
+    file: String,
     store: Store,
+    /// Why what rules is not saved, as was last said.
+    not_saved: Option<String>,
     events: Events,
     ready: Instant,
     problems: Vec<String>,
@@ -219,7 +253,8 @@ struct Refusal {
 }
 
 impl Daemon {
-    async fn start(running: Running, store: Store) -> Result<Self, DaemonError> {
+    async fn start(restored: Restored, store: Store, file: &Path) -> Result<Self, DaemonError> {
+        let Restored { running, said } = restored;
         let model = running.model();
         let names: Vec<String> = model.interfaces.iter().map(|interface| interface.name.clone()).collect();
         // Before what follows from it is complained of.
@@ -259,10 +294,13 @@ impl Daemon {
             generation: 0,
             said: HashMap::new(),
             said_of_pools: HashMap::new(),
+            said_of_vips: HashMap::new(),
             members: Vec::new(),
             pools: Vec::new(),
             running,
+            file: file.display().to_string(),
             store,
+            not_saved: None,
             events: Events::default(),
             ready: Instant::now(),
             problems: Vec::new(),
@@ -287,6 +325,9 @@ impl Daemon {
         daemon.store.save(&daemon.running);
         let version = format!("pointsman {}, revision {}", env!("CARGO_PKG_VERSION"), daemon.running.revision);
         daemon.events.add("daemon", "", (None, Some("ready".into())), version);
+        for words in said {
+            daemon.events.add("config", "", (None, None), words);
+        }
         Ok(daemon)
     }
 
@@ -531,13 +572,8 @@ impl Daemon {
         self.members = members;
         self.say_pools(&pools);
         self.pools = pools;
-        if problems != self.problems {
-            for problem in &problems {
-                error!("{problem}");
-                self.events.add("problem", "", (None, None), problem.clone());
-            }
-            self.problems = problems;
-        }
+        self.say_vips();
+        self.say_problems(problems);
         self.checker.rest(began.elapsed());
         Ok(())
     }
@@ -551,6 +587,7 @@ impl Daemon {
 
     fn each_second(&mut self) -> Result<(), DaemonError> {
         self.checker.tidy();
+        self.follow_saving();
         if self.follow_interfaces() {
             self.serve()?;
         }

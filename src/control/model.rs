@@ -179,12 +179,21 @@ pub struct Member {
     pub port: Option<u16>,
     /// Its share is weight ÷ the sum of weights; 0 gets nothing new.
     pub weight: u16,
+    /// Told to by an operator, never by a file: it gets nothing new, whatever its weight, and has that again afterwards.
+    pub drain: bool,
     /// How many flows it may have, and when it gets new ones again.
     pub thresholds: Option<Thresholds>,
     /// Whether it waits until too few of the others are up.
     pub backup: bool,
     /// Whether it may get new flows.
     pub enabled: bool,
+}
+
+impl Member {
+    /// Its weight, or 0 while it drains.
+    pub fn weight_now(&self) -> u16 {
+        if self.drain { 0 } else { self.weight }
+    }
 }
 
 /// When a member is overloaded.
@@ -579,6 +588,7 @@ fn member_of(member: file::Member) -> Option<Member> {
         address: member.address?.value,
         port: member.port.map(|port| port.value.0),
         weight: member.weight?.0,
+        drain: false,
         thresholds: member
             .upper_threshold
             .map(|upper| Thresholds { upper: upper.value.0, lower: member.lower_threshold.map(|lower| lower.value.0) }),

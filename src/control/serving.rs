@@ -159,7 +159,8 @@ impl Standing {
             let course = match (state, before) {
                 // It is only being asked for; or it has nothing new to do, and stays warm.
                 (
-                    MemberState::Unresolved(NotReachable::Unresolved(Unresolved::Resolving)) | MemberState::Drain,
+                    MemberState::Unresolved(NotReachable::Unresolved(Unresolved::Resolving))
+                    | MemberState::Drain { .. },
                     before,
                 ) => before,
                 (state, Some(Course::Out)) if state.is_usable() => Some(Course::Growing(now)),

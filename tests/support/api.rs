@@ -6,6 +6,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use pointsman::lab::Lab;
@@ -68,4 +69,34 @@ pub fn request(lab: &Lab, method: &str, path: &str, headers: &str, body: &str) -
 
 pub fn get(lab: &Lab, path: &str) -> Answer {
     request(lab, "GET", path, "", "")
+}
+
+/// A command that asks the lab's daemon.
+pub fn command(lab: &Lab, arguments: &[&str]) -> Command {
+    let mut command = Command::new(&lab.topology().program);
+    command.args(arguments).env("POINTSMAN_SOCKET", socket(lab));
+    command
+}
+
+fn cli(lab: &Lab, arguments: &[&str]) -> Output {
+    command(lab, arguments).output().expect("run")
+}
+
+/// What a command prints that succeeds.
+#[track_caller]
+pub fn printed(lab: &Lab, arguments: &[&str]) -> String {
+    let output = cli(lab, arguments);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[track_caller]
+pub fn printed_json(lab: &Lab, arguments: &[&str]) -> Value {
+    serde_json::from_str(&printed(lab, arguments)).expect("JSON")
+}
+
+/// Its code, and what it says on stderr.
+pub fn failed(lab: &Lab, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = cli(lab, arguments);
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }

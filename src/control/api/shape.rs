@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::control::change::Change;
+use crate::control::state::Edits;
 use crate::control::time::rfc3339;
 
 /// `GET /v1/status`
@@ -32,6 +33,10 @@ pub struct Status {
     pub members: UpOf,
     /// What is wrong, in words; the gravest first.
     pub problems: Vec<String>,
+    /// What is not wrong, but not as usual: members that get nothing on purpose, changes that the startup file does not
+    /// have.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// How many of something are up.
@@ -215,6 +220,21 @@ pub struct Member {
     pub bytes: u64,
 }
 
+/// `GET /v1/config`: the configuration that rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Which change of it this is.
+    pub revision: u64,
+    /// `file`: the startup file, as it was when it last ruled; `applied`: what was applied at run time.
+    pub source: String,
+    /// The startup file.
+    pub file: String,
+    /// The text (TOML), without the edits.
+    pub text: String,
+    /// What was edited of it, by `POOL/MEMBER`; what was not is left out.
+    pub edits: Edits,
+}
+
 /// What a change came to, or would.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Applied {
@@ -270,7 +290,7 @@ pub struct Event {
     pub id: u64,
     /// When (RFC 3339, UTC).
     pub time: String,
-    /// `daemon`, `config`, `pool`, `member`, `interface`, `problem`; `lost`: the reader was too slow.
+    /// `daemon`, `config`, `vip`, `pool`, `member`, `interface`, `problem`; `lost`: the reader was too slow.
     pub kind: String,
     /// What it happened to.
     pub subject: String,

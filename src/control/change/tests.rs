@@ -57,6 +57,34 @@ fn lines(new: &Model) -> Vec<String> {
     change.to_string().lines().map(str::to_owned).collect()
 }
 
+/// Whoever looks at a change has to see whether somebody drains a member, or gives it another weight.
+#[test]
+fn a_drain_is_told_from_a_weight_of_nothing() {
+    let edited = |drain, weight| {
+        let mut edited = model(BASE);
+        edited.pools[0].members[0].drain = drain;
+        edited.pools[0].members[0].weight = weight;
+        edited
+    };
+    let rows = [
+        ((false, 1), (true, 1), "drain false → true"),
+        ((false, 0), (true, 0), "drain false → true"),
+        ((true, 1), (true, 7), "remembered weight 1 → 7"),
+        ((true, 7), (false, 0), "weight 7 → 0, drain true → false"),
+        ((false, 1), (false, 0), "weight 1 → 0"),
+    ];
+    for (old, new, words) in rows {
+        let change = Change::between(&edited(old.0, old.1), &edited(new.0, new.1), true);
+        assert_eq!(change.to_string(), format!("~ member web/web1 (198.51.100.1): {words}\n"));
+    }
+    let mut change = Change { edits_ended: vec!["drain of web/web1".into()], ..Change::default() };
+    assert!(!change.is_empty());
+    assert_eq!(change.to_string(), "- drain of web/web1 ended\n");
+    assert_eq!(change.summary(), "1 edit ended: drain of web/web1");
+    change.edits_ended.clear();
+    assert_eq!(change.to_string(), "nothing changes\n");
+}
+
 /// What stands in the base, what stands there instead, and how that is said.
 type Row = (&'static str, String, &'static [&'static str]);
 
@@ -258,7 +286,7 @@ fn json_has_stable_keys() {
     let new = with("\"198.51.100.1\"", "\"198.51.100.1\"\nweight = 7");
     let change = Change::between(&model(BASE), &new, true);
     let expected = json!({
-        "settings": [], "vips": [], "pools": [], "monitors": [], "impact": [],
+        "settings": [], "vips": [], "pools": [], "monitors": [], "edits_ended": [], "impact": [],
         "members": [{"what": "changed", "name": "web/web1", "identity": "198.51.100.1",
                      "keys": [{"key": "weight", "from": 1, "to": 7}]}],
     });

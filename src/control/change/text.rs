@@ -25,6 +25,9 @@ impl fmt::Display for Change {
                 writeln!(formatter, "{} {kind} {item}", item.what.sign())?;
             }
         }
+        for edit in &self.edits_ended {
+            writeln!(formatter, "- {edit} ended")?;
+        }
         if !self.impact.is_empty() {
             let name = self.impact.iter().map(|impact| impact.vip.len()).max().unwrap_or(0).max("VIP".len());
             writeln!(
@@ -123,17 +126,20 @@ impl Change {
                 let names: Vec<String> =
                     items.iter().filter(|item| item.what == what).map(ToString::to_string).collect();
                 if !names.is_empty() {
-                    parts.push(counted(kind, what, &names));
+                    parts.push(counted(kind, what.word(), &names));
                 }
             }
+        }
+        if !self.edits_ended.is_empty() {
+            parts.push(counted("edit", "ended", &self.edits_ended));
         }
         if parts.is_empty() { "nothing changes".to_owned() } else { parts.join("; ") }
     }
 }
 
-fn counted(kind: &str, what: What, names: &[String]) -> String {
+fn counted(kind: &str, what: &str, names: &[String]) -> String {
     let plural = if names.len() == 1 { "" } else { "s" };
-    let mut text = format!("{} {kind}{plural} {}: ", names.len(), what.word());
+    let mut text = format!("{} {kind}{plural} {what}: ", names.len());
     text.push_str(&names[..names.len().min(MOST_NAMED)].join(", "));
     if names.len() > MOST_NAMED {
         // Writing to a String cannot fail.

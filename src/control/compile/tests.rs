@@ -75,6 +75,23 @@ fn the_sorry_pool_serves_when_nobody_is_left() {
 }
 
 #[test]
+fn who_is_told_to_drain_gets_nothing_and_is_told_from_a_weight_of_nothing() {
+    let (plan, network) = plan(2, "");
+    let mut model = plan.model;
+    model.pools[1].members[0].drain = true;
+    let drained = compile(&mut Plan::new(model.clone()), &network);
+    let names: Vec<&str> = drained.members.iter().map(|member| member.name.as_str()).collect();
+    assert!(slots(&drained).iter().all(|id| names[id.0 as usize] == "p/m1"));
+    assert_eq!(drained.members[1].state, MemberState::Drain { by_operator: true });
+    assert!(drained.tables.is_reachable(MemberId(1)), "it keeps what it has");
+    model.pools[1].members[0].drain = false;
+    model.pools[1].members[0].weight = 0;
+    let weightless = compile(&mut Plan::new(model), &network);
+    assert_eq!(slots(&weightless), slots(&drained));
+    assert_eq!(weightless.members[1].state, MemberState::Drain { by_operator: false });
+}
+
+#[test]
 fn a_weight_from_a_script_counts_and_one_of_nothing_drains() {
     let (mut plan, network) = plan(2, "");
     let configured = slots(&compile(&mut plan, &network));
@@ -88,7 +105,10 @@ fn a_weight_from_a_script_counts_and_one_of_nothing_drains() {
     plan.health.set("p", "m0", Finding::Up { weight: Some(0) });
     let drained = compile(&mut plan, &network);
     assert!(share(&slots(&drained), "p/m1", &drained) > 0.9999);
-    assert_eq!(drained.members.iter().find(|one| one.name == "p/m0").map(|one| &one.state), Some(&MemberState::Drain));
+    assert_eq!(
+        drained.members.iter().find(|one| one.name == "p/m0").map(|one| &one.state),
+        Some(&MemberState::Drain { by_operator: false })
+    );
     plan.health.set("p", "m0", Finding::Up { weight: None });
     assert_eq!(slots(&compile(&mut plan, &network)), configured);
 }

@@ -2,6 +2,7 @@
 //! is made.
 
 use std::collections::{BTreeSet, HashSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use thiserror::Error;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{Level, debug, enabled, error, info, warn};
 
-use super::{Daemon, DaemonError, FIRST_RESOLUTION};
+use super::{Daemon, DaemonError, FIRST_RESOLUTION, view};
 use crate::control::api::desk::{Order, Reply, Wish};
 use crate::control::api::problem::Problem;
 use crate::control::api::routes::no_such;
@@ -20,7 +21,7 @@ use crate::control::identity::NoIds;
 use crate::control::model::Model;
 use crate::control::plane;
 use crate::control::reload::Loaded;
-use crate::control::state::{Edit, Edits, Running};
+use crate::control::state::{Edit, Edits, RETRY, Running};
 use crate::dataplane::flow::Sizes;
 use crate::dataplane::port::nic;
 
@@ -59,6 +60,8 @@ fn list(settings: &[Setting]) -> String {
 pub(super) struct Proposal {
     next: Running,
     model: Model,
+    /// Addresses of its new members.
+    new: Vec<Ipv4Addr>,
     until: Instant,
     origin: Origin,
     preparation: Preparation,
@@ -131,17 +134,26 @@ impl Daemon {
     /// Has this configuration rule as soon as its new members can be reached, at most a second from now.
     pub(super) fn propose(&mut self, next: Running, origin: Origin) -> Result<(), (Refused, Origin)> {
         let model = next.model();
-        let draft = match self.draft(&model) {
-            Ok(draft) => draft,
+        let preparation = self.prepare(&model).and_then(|change| {
+            if is_quick(&change, &model) {
+                return Ok(Preparation::Done(None));
+            }
+            let draft = self.draft(&model)?;
+            Ok(Preparation::Running(spawn_blocking(move || draft.lay_out())))
+        });
+        let preparation = match preparation {
+            Ok(preparation) => preparation,
             Err(refused) => return Err((refused, origin)),
         };
         let wanted = [&self.plan.model, &model];
         let members = wanted.iter().flat_map(|model| &model.pools).flat_map(|pool| &pool.members);
         self.watcher.watch(members.map(|member| member.address).collect::<BTreeSet<_>>());
+        let known: HashSet<Ipv4Addr> = self.plan.targets().into_iter().collect();
+        let members = model.pools.iter().flat_map(|pool| &pool.members);
+        let new = members.map(|member| member.address).filter(|address| !known.contains(address)).collect();
         self.watcher.list(wanted.iter().flat_map(|model| &model.interfaces).map(|interface| interface.name.clone()));
-        let preparation = Preparation::Running(spawn_blocking(move || draft.lay_out()));
         let until = Instant::now() + FIRST_RESOLUTION;
-        self.proposal = Some(Proposal { next, model, until, origin, preparation });
+        self.proposal = Some(Proposal { next, model, new, until, origin, preparation });
         Ok(())
     }
 
@@ -149,8 +161,7 @@ impl Daemon {
     pub(super) fn settle(&mut self) -> Result<Option<String>, DaemonError> {
         let network = &self.network;
         let is_due = |proposal: &mut Proposal| {
-            let members = proposal.model.pools.iter().flat_map(|pool| &pool.members);
-            let are_settled = members.map(|member| member.address).all(|target| network.is_settled(target));
+            let are_settled = proposal.new.iter().all(|&target| network.is_settled(target));
             let mut interfaces = proposal.model.interfaces.iter().map(|interface| &interface.name);
             let are_known = interfaces.all(|name| network.links.contains_key(name) || !nic::exists(name));
             proposal.is_prepared() && ((are_settled && are_known) || Instant::now() >= proposal.until)
@@ -183,21 +194,39 @@ impl Daemon {
                 let plural = if errors.len() == 1 { "" } else { "s" };
                 let words = format!("not reloaded: {} error{plural} in the file; nothing has changed", errors.len());
                 error!("{words}");
+                let first = errors.first().map_or_else(String::new, |error| format!(" ({error})"));
+                self.say_config(&format!("{words}{first}"));
                 return Some(words);
             }
         };
+        // As at a start: whoever has not touched the file does not mean it.
+        if next.startup == self.running.startup
+            && let Some(changes) = self.running.changes()
+        {
+            let words = format!("reloaded: the file has not changed; what was changed at run time goes on: {changes}");
+            info!("{words}");
+            self.say_config(&words);
+            return Some(words);
+        }
         if enabled!(Level::DEBUG)
             && let Ok(draft) = self.draft(&next.model())
         {
             spawn_blocking(move || debug!("the plan:\n{}", draft.change()));
         }
-        if !self.running.edits.is_empty() || self.running.applied.is_some() {
-            info!("the file rules: what was changed at run time is dropped where it differs");
-        }
         match self.propose(next, Origin::File) {
             Ok(()) => None,
-            Err((refused, _)) => Some(say("reloaded", Err(refused)).0),
+            Err((refused, origin)) => self.conclude(self.running.clone(), origin, Err(refused)),
         }
+    }
+
+    fn say_config(&mut self, words: &str) {
+        let revision = self.running.revision;
+        self.events.add("config", "", (None, None), format!("revision {revision}: {words}"));
+    }
+
+    /// The edits that another configuration ends.
+    pub(in crate::control) fn edits_that_end(&self) -> Vec<String> {
+        self.running.edits_ended(&Running { edits: Edits::new(), ..self.running.clone() })
     }
 
     /// What an order comes to is proposed; what cannot be is refused at once.
@@ -226,7 +255,9 @@ impl Daemon {
         let next = self.running.clone();
         match wish {
             Wish::Apply { model, text } => {
-                Ok(Running { base: Arc::new(*model), applied: Some(text), edits: Edits::new(), ..next })
+                // The startup file's own text is nothing that a start would not find there.
+                let applied = (*text != *next.file).then_some(text);
+                Ok(Running { base: Arc::new(*model), applied, edits: Edits::new(), ..next })
             }
             Wish::Edit { pool, member, patch } => {
                 let mut members = next.base.pools.iter().filter(|one| one.name == pool).flat_map(|one| &one.members);
@@ -248,18 +279,32 @@ impl Daemon {
     }
 
     /// Takes down what rules now, and says what came of it: by what is returned, or to whom has asked.
-    fn conclude(&mut self, next: Running, origin: Origin, result: Result<Change, Refused>) -> Option<String> {
-        let verb = if matches!(origin, Origin::File) { "reloaded" } else { "applied" };
-        let mut saved = None;
-        if let Ok(change) = &result {
+    fn conclude(&mut self, next: Running, origin: Origin, mut result: Result<Change, Refused>) -> Option<String> {
+        let is_file = matches!(origin, Origin::File);
+        let (mut saved, mut dropped, mut is_news) = (None, None, true);
+        if let Ok(change) = &mut result {
+            if !Arc::ptr_eq(&next.base, &self.running.base) {
+                change.edits_ended = self.running.edits_ended(&next);
+                dropped = self.running.changes().filter(|_| is_file);
+            }
             // The same model may have come from another text.
             let changes = u64::from(!change.is_empty() || next.edits != self.running.edits);
-            self.running = Running { revision: self.running.revision + changes, ..next };
-            saved = Some(self.store.save(&self.running));
+            let next = Running { revision: self.running.revision + changes, ..next };
+            is_news = !next.is_as(&self.running);
+            self.running = next;
+            // Who asks again for what is not saved yet waits for that.
+            saved = (is_news || self.store.failure().is_some()).then(|| self.store.save(&self.running));
         }
         let revision = self.running.revision;
-        let (words, result) = say(verb, result);
-        self.events.add("config", "", (None, None), format!("revision {revision}: {words}"));
+        let (words, result) = say(if is_file { "reloaded" } else { "applied" }, result);
+        if is_news {
+            self.say_config(&words);
+        }
+        if let Some(dropped) = dropped {
+            let words = format!("{} has changed: what was changed at run time is dropped: {dropped}", self.file);
+            warn!("{words}");
+            self.say_config(&words);
+        }
         let Origin::Order(reply) = origin else { return Some(words) };
         tokio::spawn(async move {
             let answer = match (result, saved) {
@@ -340,13 +385,26 @@ impl Daemon {
         self.watcher.list(self.listed());
     }
 
-    /// What was said of those that are gone is said again should they come back.
+    /// Says that they are gone. What was said of them is said again should they come back.
     fn forget_what_is_gone(&mut self) {
         let members: HashSet<String> =
             self.plan.members().map(|(pool, member, _)| format!("{}/{}", pool.name, member.name)).collect();
-        self.said.retain(|name, _| members.contains(name));
+        let mut gone = Vec::new();
+        for (name, said) in self.said.extract_if(|name, _| !members.contains(name)) {
+            gone.push(("member", name, view::state_of(&said.state).0));
+        }
         let pools: HashSet<&String> = self.plan.model.pools.iter().map(|pool| &pool.name).collect();
-        self.said_of_pools.retain(|name, _| pools.contains(name));
+        for (name, said) in self.said_of_pools.extract_if(|name, _| !pools.contains(name)) {
+            gone.push(("pool", name, said.state.name()));
+        }
+        let vips: HashSet<&String> = self.plan.model.vips.iter().map(|vip| &vip.name).collect();
+        for (name, state) in self.said_of_vips.extract_if(|name, _| !vips.contains(name)) {
+            gone.push(("vip", name, state));
+        }
+        gone.sort_unstable();
+        for (kind, name, state) in gone {
+            self.events.add(kind, &name, (Some(state.to_owned()), Some("removed".into())), String::new());
+        }
         let interfaces = self.listed();
         self.unfit.retain(|name, _| interfaces.contains(name));
         self.refusals.retain(|name, _| interfaces.contains(name));
@@ -354,8 +412,21 @@ impl Daemon {
     }
 }
 
+/// Whether it is made sooner than handed over: some small pools to be laid out take a millisecond each.
+fn is_quick(change: &Change, model: &Model) -> bool {
+    const PARTS: usize = 8;
+    const MEMBERS: usize = 100;
+    change.pools.len() + change.members.len() + change.monitors.len() <= PARTS
+        && model.pools.iter().all(|pool| pool.members.len() <= MEMBERS)
+}
+
 fn not_saved(why: &str) -> Problem {
-    Problem::new(500, format!("the change is in force, but a restart would lose it: it could not be saved: {why}"))
+    Problem::new(
+        500,
+        format!(
+            "the change is in force, but a restart would lose it: it could not be saved: {why} (tried again every {RETRY:?})"
+        ),
+    )
 }
 
 /// Says what came of it, in words that whoever asked for it is told, too.

@@ -15,7 +15,7 @@ const MOST_NAMED: usize = 10;
 /// What was last said of a pool, and when.
 #[derive(Debug)]
 pub(super) struct SaidOfPool {
-    state: PoolState,
+    pub(super) state: PoolState,
     pub(super) since: SystemTime,
 }
 

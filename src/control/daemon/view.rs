@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::broadcast;
 
-use super::Daemon;
+use super::{Daemon, problems};
 use crate::control::api::desk::{Names, Part};
 use crate::control::api::routes::few;
 use crate::control::api::shape::{self, Event, PortOrAny, UpOf};
@@ -15,7 +15,7 @@ use crate::control::compile::{MemberState, MemberStatus, PoolState, PoolStatus};
 use crate::control::health::{Condition, MonitorStatus, Pace};
 use crate::control::maglev::PARTS;
 use crate::control::model::{Member, Pool, Vip, VipPort};
-use crate::control::plane::Plane;
+use crate::control::state::Running;
 use crate::control::time::rfc3339;
 use crate::dataplane::counters::Counters;
 use crate::dataplane::flow::FlowTable;
@@ -90,8 +90,9 @@ impl Daemon {
                 total: self.pools.len(),
             },
             problems: self.problems_view(),
+            notes: self.notes_view(),
             vips: UpOf {
-                up: self.plan.vips().filter(|(vip, id)| vip.enabled && self.is_served(*id)).count(),
+                up: self.plan.vips().filter(|(vip, id)| vip.enabled && self.has_slots(*id)).count(),
                 total: model.vips.len(),
             },
         }
@@ -116,8 +117,9 @@ impl Daemon {
         if self.plane.is_none() {
             problems.push("no interface is served: nothing is forwarded".into());
         }
+        problems.extend(self.store.failure().map(|why| problems::not_saved(&why)));
         problems.extend(self.unfit.iter().map(|(name, why)| format!("interface {name}: {why}")));
-        let down = self.plan.vips().filter(|(vip, id)| vip.enabled && !self.is_served(*id));
+        let down = self.plan.vips().filter(|(vip, id)| vip.enabled && !self.has_slots(*id));
         let why = |vip: &Vip| self.why(vip, false).unwrap_or_default();
         name_some(&mut problems, "VIPs", down, |(vip, _)| format!("VIP {} down: {}", vip.name, why(vip)));
         let mut is_asked_for = vec![false; model.pools.len()];
@@ -138,6 +140,36 @@ impl Daemon {
         let members = self.members.iter().filter(wrong);
         name_some(&mut problems, "members", members, |member| format!("member {} {}", member.name, member.state));
         problems
+    }
+
+    /// What is not wrong, and not as the file has it either, or gets no traffic on purpose.
+    fn notes_view(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let edits = self.running.edits.len();
+        let edits = (edits > 0).then(|| format!("{edits} edit{}", if edits == 1 { "" } else { "s" }));
+        let applied = self.running.applied.as_ref().map(|_| "applied configuration".to_owned());
+        let differs: Vec<String> = applied.into_iter().chain(edits).collect();
+        if !differs.is_empty() {
+            notes.push(format!("differs from {}: {}", self.file, differs.join(", ")));
+        }
+        let is_quiet = |state: &MemberState| matches!(state, MemberState::Drain { .. } | MemberState::Disabled);
+        name_some(&mut notes, "members", self.members.iter().filter(|member| is_quiet(&member.state)), |member| {
+            let (word, reason) = state_of(&member.state);
+            format!("member {} {word}: {}", member.name, reason.unwrap_or_default())
+        });
+        notes
+    }
+
+    /// The text that rules, and what was edited of it.
+    pub(in crate::control) fn configuration(&self) -> shape::Config {
+        let Running { applied, edits, revision, .. } = &self.running;
+        shape::Config {
+            revision: *revision,
+            source: if applied.is_some() { "applied" } else { "file" }.into(),
+            file: self.file.clone(),
+            text: self.running.text().to_string(),
+            edits: edits.clone(),
+        }
     }
 
     pub(in crate::control) fn workers(&self) -> Vec<shape::Worker> {
@@ -170,13 +202,8 @@ impl Daemon {
         found.map(|(vip, id)| self.vip(vip, id)).ok_or_else(|| few(self.plan.model.vips.iter().map(|vip| &vip.name)))
     }
 
-    fn is_served(&self, id: VipId) -> bool {
-        let tables = self.plane.as_ref().map(Plane::tables);
-        tables.is_some_and(|tables| tables.vips.get(usize::from(id.0)).is_some_and(|vip| !vip.slots.is_empty()))
-    }
-
     fn vip(&self, vip: &Vip, id: VipId) -> shape::Vip {
-        let (pool, is_served) = (&self.plan.model.pools[vip.pool], self.is_served(id));
+        let pool = &self.plan.model.pools[vip.pool];
         shape::Vip {
             name: vip.name.clone(),
             address: vip.address.to_string(),
@@ -189,13 +216,8 @@ impl Daemon {
             forward: pool.forward.to_string(),
             scheduler: pool.scheduler.to_string(),
             enabled: vip.enabled,
-            state: match (vip.enabled, is_served) {
-                (false, _) => "disabled",
-                (true, true) => "up",
-                (true, false) => "down",
-            }
-            .into(),
-            reason: self.why(vip, is_served),
+            state: self.vip_state(vip, id).into(),
+            reason: self.why(vip, self.has_slots(id)),
             active_flows: self.shared.flows.loads.flows_of_vip(id).into(),
             new_flows: self.sum(|worker| worker.flows_of_vip(id)),
             packets: self.sum(|worker| worker.vip(id).packets.get()),
@@ -204,7 +226,7 @@ impl Daemon {
     }
 
     /// Why a VIP is not up, or not as it should be.
-    fn why(&self, vip: &Vip, is_served: bool) -> Option<String> {
+    pub(super) fn why(&self, vip: &Vip, is_served: bool) -> Option<String> {
         let (pool, status) = (&self.plan.model.pools[vip.pool], self.pools.get(vip.pool)?);
         match (vip.enabled, status.state) {
             (false, _) => Some("enabled = false".into()),
@@ -293,17 +315,15 @@ impl Daemon {
     ) -> shape::Member {
         let load = self.shared.flows.loads.of(id);
         let (state, reason) = state_of(&status.state);
-        let drain = self.running.edits.get(&status.name).is_some_and(|edit| edit.drain);
-        let weight = if drain { self.weight_before(pool, member, &status.name) } else { member.weight };
         let since = self.said.get(&status.name).map_or_else(SystemTime::now, |said| said.since);
         shape::Member {
             pool: pool.name.clone(),
             name: member.name.clone(),
             address: member.address.to_string(),
             port: member.port.or(service_port),
-            weight,
+            weight: member.weight,
             enabled: member.enabled,
-            drain,
+            drain: member.drain,
             state: state.into(),
             reason,
             since: rfc3339(since),
@@ -314,15 +334,6 @@ impl Daemon {
             packets: self.sum(|worker| worker.member(id).packets.get()),
             bytes: self.sum(|worker| worker.member(id).bytes.get()),
         }
-    }
-
-    /// What a member that drains had, and will have.
-    fn weight_before(&self, pool: &Pool, member: &Member, name: &str) -> u16 {
-        let edited = self.running.edits.get(name).and_then(|edit| edit.weight);
-        let pools = &self.running.base.pools;
-        let same = pools.iter().filter(|one| one.name == pool.name).flat_map(|one| &one.members);
-        let base = same.filter(|one| one.name == member.name).map(|one| one.weight).next();
-        edited.or(base).unwrap_or(member.weight)
     }
 
     pub(in crate::control) fn pools(&self, from: usize) -> Part<shape::Pool> {
@@ -435,7 +446,8 @@ pub(super) fn state_of(state: &MemberState) -> (&'static str, Option<String>) {
     match state {
         MemberState::Up => ("up", None),
         MemberState::Starting(start) => ("starting", Some(MemberState::starting(*start).into())),
-        MemberState::Drain => ("drain", Some("weight 0: gets nothing new".into())),
+        MemberState::Drain { by_operator: true } => ("drain", Some("drained by an operator: gets nothing new".into())),
+        MemberState::Drain { by_operator: false } => ("drain", Some("weight 0: gets nothing new".into())),
         MemberState::Disabled => ("disabled", Some("enabled = false".into())),
         MemberState::Unresolved(reason) => ("unresolved", Some(reason.to_string())),
         MemberState::Down { reason } => ("down", Some(reason.to_string())),

@@ -146,7 +146,8 @@ async fn apply(
         return Ok(Json(Applied { revision, summary: change.summary(), plan: change.to_string(), change }, revision)
             .into_response());
     }
-    let (drafted, now) = desk.ask(move |daemon| (daemon.draft(&model), daemon.revision())).await?;
+    let (drafted, edits, now) =
+        desk.ask(move |daemon| (daemon.draft(&model), daemon.edits_that_end(), daemon.revision())).await?;
     if let Some(wanted) = revision.filter(|wanted| *wanted != now) {
         return Err(Problem::new(412, format!("revision {now} rules, not {wanted}")).about("If-Match"));
     }
@@ -154,7 +155,8 @@ async fn apply(
     // It takes seconds of a core: one after the other.
     let _turn = desk.plans().acquire_owned().await;
     let change = tokio::task::spawn_blocking(move || draft.change()).await;
-    let change = change.map_err(|error| Problem::new(500, error.to_string()))?;
+    let mut change = change.map_err(|error| Problem::new(500, error.to_string()))?;
+    change.edits_ended = edits;
     Ok(Json(Applied { revision: now, summary: change.summary(), plan: change.to_string(), change }, now)
         .into_response())
 }

@@ -1,6 +1,7 @@
 //! The paths, by subject.
 
 mod changes;
+mod config;
 mod lists;
 mod metrics;
 mod streams;
@@ -29,7 +30,7 @@ use crate::control::reader::nearest;
 
 /// What is read and what is changed.
 pub(super) fn all(desk: Desk) -> Router {
-    finish(reads().merge(changes::routes()), desk, "")
+    finish(reads().merge(config::routes()).merge(changes::routes()), desk, "")
 }
 
 /// What is read.

@@ -10,6 +10,7 @@ fn the_good_one_takes_every_default() {
         address: Ipv4Addr::new(203, 0, 113, last),
         port: None,
         weight: 1,
+        drain: false,
         thresholds: None,
         backup: false,
         enabled: true,
