@@ -115,7 +115,9 @@ async fn flows(State(desk): State<Desk>, uri: Uri) -> Result<Response, Problem> 
     let filter = Filter::read(&uri)?;
     let held = hold(&desk)?;
     let flows = desk.ask(Daemon::flows).await?;
+    let turn = desk.turn().await?;
     let names = desk.names().await?;
+    drop(turn);
     let vips = || names.vips.iter().map(|vip| vip.as_ref().map(|(name, _)| name));
     let vip = filter.vip.as_ref().map(|wanted| index_of("VIP", wanted, vips)).transpose()?;
     let members = || names.members.iter().map(Option::as_ref);
