@@ -3,7 +3,7 @@
 //! The startup file wins if it has changed since it last ruled: whoever edits it means it. If it has not, what was changed
 //! at run time goes on, at a start and at a SIGHUP alike.
 //!
-//! [`store`] keeps it in `state.json` in `state_dir`.
+//! `store` keeps it in `state.json` in `state_dir`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
