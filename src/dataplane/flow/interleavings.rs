@@ -139,7 +139,7 @@ fn a_touched_flow_does_not_give_way_and_one_that_gave_way_is_not_touched() {
         let timeouts = Timeouts::default();
         let packet = (Signal::Segment, Now(5 * TICK), &timeouts);
         let mut changed = 0;
-        if let Lookup::Hit(_) = table.lookup(PLACE, &key(1), packet) {
+        if let Lookup::Hit(hit) = table.lookup(PLACE, &key(1), packet) {
             assert_eq!(hit.member, MemberId(1));
             table.advance(PLACE, &key(1), packet, |event| {
                 assert!(matches!(event, Event::Changed { member: MemberId(1), .. }));
