@@ -10,7 +10,8 @@
 //! `file` (the TOML as it is written, every value with its place) → `model` (validated; errors name file, line, column and
 //! key) → `identity` (which integers name its VIPs and members) → `compile` (model + neighbours + health → immutable
 //! `Tables`; touches nothing) → `publish` (to each worker, between two bursts; retired tables come back to control to be
-//! freed) → worker.
+//! freed) → worker. A whole configuration enters at `file` (start, SIGHUP) or by `api`; an edit of one thing, by `api` too,
+//! enters at the model, and `state` keeps it over a restart.
 //!
 //! Imports point one way: `dataplane` knows nothing of `control`; `control` knows `dataplane`'s tables; `cli` and
 //! `main` know both.

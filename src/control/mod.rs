@@ -9,7 +9,9 @@
 //! ```
 //!
 //! Another configuration goes the same way while packets are forwarded: [`reload`] reads it, [`change`] says what it would
-//! change, and `daemon::apply` makes the difference.
+//! change, and `daemon::apply` makes the difference; what is large is worked out beside the control thread before
+//! (`daemon::draft`). By [`api`] somebody else than the file has something changed, and asks; [`state`] keeps such changes over
+//! a restart, `events` remembers what has happened.
 //!
 //! [`health`] looks whether members are well ([`model::monitor`]: what it asks them), [`neighbor`] follows the kernel's network
 //! state, [`announce`] tells the network who owns a VIP, [`statistics`] is what is counted, in a line. [`plane`] brings the
