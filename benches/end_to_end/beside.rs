@@ -182,7 +182,7 @@ fn stay_on(cpu: usize) -> Result<()> {
 }
 
 /// An interface, for `AF_PACKET` (packet(7)).
-#[allow(unsafe_code, reason = "nobody wraps the making of a sockaddr_ll")]
+#[expect(unsafe_code, reason = "nobody wraps the making of a sockaddr_ll")]
 fn link_address(index: u32) -> Result<SockAddr> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,

@@ -46,27 +46,25 @@ impl Daemon {
 
 impl Draft {
     /// The plan with every pool laid out, for the real one to take over what still holds then.
-    pub(super) fn lay_out(self) -> Plan {
+    pub(super) fn lay_out(&self) -> Plan {
         self.compiled().0
     }
 
     /// What would change, and what that comes to for flows.
     pub(in crate::control) fn change(self) -> Change {
-        let (before, flows) = (self.before.clone(), Arc::clone(&self.flows));
-        let (mut change, tables) = (self.change.clone(), self.tables.clone());
         let (plan, after) = self.compiled();
-        if let Some(tables) = &tables {
-            change.impact = impact((&before, tables), (&plan, &after), &flows);
+        let mut change = self.change;
+        if let Some(tables) = &self.tables {
+            change.impact = impact((&self.before, tables), (&plan, &after), &self.flows);
         }
         change
     }
 
-    fn compiled(self) -> (Plan, Tables) {
-        let Self { model, ids, before, network, interfaces, .. } = self;
-        let mut plan = Plan::with(model, ids, Some(&before));
-        let network = as_if_resolved(&network, &plan.targets(), &interfaces);
+    fn compiled(&self) -> (Plan, Tables) {
+        let mut plan = Plan::with(self.model.clone(), self.ids.clone(), Some(&self.before));
+        let network = as_if_resolved(&self.network, &plan.targets(), &self.interfaces);
         // It is never published.
-        let tables = plan.compile(&network, &interfaces, 0).tables;
+        let tables = plan.compile(&network, &self.interfaces, 0).tables;
         (plan, tables)
     }
 }

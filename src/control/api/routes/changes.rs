@@ -18,6 +18,7 @@ use super::super::desk::{Desk, Wish};
 use super::super::problem::Problem;
 use super::super::shape::{Applied, MemberPatch, VipPatch};
 use super::{Json, Named, query};
+use crate::control::change::Change;
 use crate::control::model::Model;
 
 /// More is no request: a configuration of ten thousand VIPs with ten members each has about half of it.
@@ -161,8 +162,11 @@ async fn apply(
     let change = tokio::task::spawn_blocking(move || draft.change()).await;
     let mut change = change.map_err(|error| Problem::new(500, error.to_string()))?;
     change.edits_ended = edits;
-    Ok(Json(Applied { revision: now, summary: change.summary(), plan: change.to_string(), change }, now)
-        .into_response())
+    Ok(answer(change, now))
+}
+
+fn answer(change: Change, revision: u64) -> Response {
+    Json(Applied { revision, summary: change.summary(), plan: change.to_string(), change }, revision).into_response()
 }
 
 async fn edit(
@@ -177,8 +181,7 @@ async fn edit(
     let _busy = Activity::begin(&activity);
     let patch: MemberPatch = object(&text, &["weight", "enabled", "drain"])?;
     let (change, revision) = desk.order(Wish::Edit { pool, member, patch }, revision).await?;
-    Ok(Json(Applied { revision, summary: change.summary(), plan: change.to_string(), change }, revision)
-        .into_response())
+    Ok(answer(change, revision))
 }
 
 async fn edit_vip(
@@ -193,8 +196,7 @@ async fn edit_vip(
     let _busy = Activity::begin(&activity);
     let patch: VipPatch = object(&text, &["enabled"])?;
     let (change, revision) = desk.order(Wish::EditVip { vip, patch }, revision).await?;
-    Ok(Json(Applied { revision, summary: change.summary(), plan: change.to_string(), change }, revision)
-        .into_response())
+    Ok(answer(change, revision))
 }
 
 /// An object of these fields, and nothing else that serde would make one of (it takes arrays, too).
