@@ -17,19 +17,10 @@ use api::{PATIENCE, command, failed, get, printed, printed_json, request, socket
 use nix::sys::signal::Signal;
 use pointsman::lab::{Lab, Process, Service, wait_until};
 use serde_json::{Value, json};
-use support::{build, topology};
+use support::{assert_logs, build, topology};
 
 fn config(lab: &Lab, weights: &[u16]) -> String {
     lab.config(&[Service { name: "http".into(), ..Service::http(weights) }])
-}
-
-#[track_caller]
-fn assert_logs(balancer: &Process, words: &str) {
-    assert!(
-        balancer.wait_for_log(PATIENCE, |line| line.contains(words)),
-        "{words:?} is not in the log:\n{}",
-        balancer.log().join("\n")
-    );
 }
 
 /// Has the balancer read this file; waits until it says this of it.

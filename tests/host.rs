@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pointsman::lab::{Lab, LabError, Layout, Load, Process, Service, Topology, wait_until};
-use support::{build, statistic, topology};
+use pointsman::lab::{Lab, LabError, Layout, Load, Service, Topology, wait_until};
+use support::{assert_logs, assert_logs_times, build, statistic, topology};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -27,24 +27,6 @@ fn ip(lab: &Lab, arguments: &str) {
 fn assert_forwards(lab: &Lab) {
     let report = lab.client_load(&Load { connections: 50, concurrency: 8, ..lab.get() }).expect("load");
     assert_eq!(report.failures, 0, "{:?}", report.failure_counts);
-}
-
-fn assert_logs(balancer: &Process, words: &str) {
-    assert!(
-        balancer.wait_for_log(PATIENCE, |line| line.contains(words)),
-        "{words:?} is not in the log:\n{}",
-        balancer.log().join("\n")
-    );
-}
-
-/// Waits until the log has so many lines with these words.
-fn assert_logs_times(balancer: &Process, times: usize, words: &str) {
-    let count = || balancer.log().iter().filter(|line| line.contains(words)).count();
-    assert!(
-        wait_until(PATIENCE, || count() >= times),
-        "{words:?} is not in the log {times} times:\n{}",
-        balancer.log().join("\n")
-    );
 }
 
 fn ping(lab: &Lab, address: Ipv4Addr) -> bool {

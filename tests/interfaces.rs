@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use pointsman::lab::{Decapsulation, Lab, LabError, Layout, Load, Namespace, Process, Service, Topology, wait_until};
-use support::{assert_clean, assert_frames_accounted_for, build, statistic, topology};
+use support::{assert_clean, assert_frames_accounted_for, assert_logs, assert_logs_times, build, statistic, topology};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -25,25 +25,6 @@ fn sent_by(lab: &Lab, port: &str) -> u64 {
 /// Frames that the gateway has sent out of this port of the LAN's bridge.
 fn sent_to(lab: &Lab, port: &str) -> u64 {
     lab.gateway().interface_counters(port).expect("counters").tx_packets
-}
-
-fn assert_logs(balancer: &Process, words: &str) {
-    assert!(
-        balancer.wait_for_log(PATIENCE, |line| line.contains(words)),
-        "{words:?} is not in the log:\n{}",
-        balancer.log().join("\n")
-    );
-}
-
-/// Waits until the log has so many lines with these words.
-#[track_caller]
-fn assert_logs_times(balancer: &Process, times: usize, words: &str) {
-    let count = || balancer.log().iter().filter(|line| line.contains(words)).count();
-    assert!(
-        wait_until(PATIENCE, || count() >= times),
-        "{words:?} is not in the log {times} times:\n{}",
-        balancer.log().join("\n")
-    );
 }
 
 fn ip(lab: &Lab, arguments: &str) {

@@ -19,17 +19,9 @@ use api::request;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pointsman::lab::{Lab, Layout, Load, LoadReport, Process, Service, Topology, wait_until};
-use support::{assert_clean, assert_frames_accounted_for, build, statistic, topology};
+use support::{assert_clean, assert_frames_accounted_for, assert_logs, build, statistic, topology};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn assert_logs(balancer: &Process, words: &str) {
-    assert!(
-        balancer.wait_for_log(PATIENCE, |line| line.contains(words)),
-        "{words:?} is not in the log:\n{}",
-        balancer.log().join("\n")
-    );
-}
 
 /// Has the balancer read this configuration, which it calls by this name; waits until it rules.
 fn reload(lab: &Lab, balancer: &Process, config: &str, name: &str) {

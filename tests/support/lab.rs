@@ -5,8 +5,9 @@
 #![allow(missing_docs, unreachable_pub, reason = "test code")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use pointsman::lab::{Lab, LoadReport, Process, Topology};
+use pointsman::lab::{Lab, LoadReport, Process, Topology, wait_until};
 
 pub fn topology() -> Topology {
     Topology { program: env!("CARGO_BIN_EXE_pointsman").into(), ..Topology::default() }
@@ -79,4 +80,28 @@ pub fn assert_shows(lab: &Lab, arguments: &[&str], what: &str, is_so: impl Fn(&s
     let found = || shown(lab, arguments).remove(0);
     let patience = std::time::Duration::from_secs(20);
     assert!(pointsman::lab::wait_until(patience, || is_so(&found())), "{arguments:?}: {what}: {}", found());
+}
+
+/// What is to happen has long happened by then, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until the log has these words.
+#[track_caller]
+pub fn assert_logs(balancer: &Process, words: &str) {
+    assert!(
+        balancer.wait_for_log(PATIENCE, |line| line.contains(words)),
+        "{words:?} is not in the log:\n{}",
+        balancer.log().join("\n")
+    );
+}
+
+/// Waits until the log has so many lines with these words.
+#[track_caller]
+pub fn assert_logs_times(balancer: &Process, times: usize, words: &str) {
+    let count = || balancer.log().iter().filter(|line| line.contains(words)).count();
+    assert!(
+        wait_until(PATIENCE, || count() >= times),
+        "{words:?} is not in the log {times} times:\n{}",
+        balancer.log().join("\n")
+    );
 }
